@@ -1,0 +1,1 @@
+"""Clips and their annotations: records, decoding, the data module. Knows no model."""

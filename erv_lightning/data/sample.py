@@ -1,0 +1,69 @@
+"""What one annotated clip is, and what a source of them must offer. Nothing here decodes or tokenises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+QUESTION = (
+    "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the "
+    "most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in <answer> "
+    "</answer> tags."
+)
+"""The question of R1-Omni and ERV, which names no labels."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated clip.
+
+    Attributes:
+        id: unique within its data set.
+        dataset: name of the data set, e.g. ``dfew``.
+        clip: path of the media file.
+        question: what the policy is asked.
+        label_space: name of the label space, see `erv_lightning.labels.get_label_space`.
+        label: the true emotion, a name of that space.
+        split: the part of the data set it belongs to, e.g. ``train``, ``rl``, ``val``, ``test``.
+        explanation: reference explanation, "" where the data set has none.
+        sentence_labels: for each sentence of the explanation, the emotions it conveys (names of the space), or
+            None where nobody labelled it. Empty where no sentence is labelled.
+        subtitle: what is said in the clip, "" if unknown.
+        fold: cross-validation fold, None if the data set has none.
+        record: where this sample was read, e.g. ``train.jsonl:12``; named in every error about it.
+    """
+
+    id: str
+    dataset: str
+    clip: str
+    question: str
+    label_space: str
+    label: str
+    split: str
+    explanation: str = ""
+    sentence_labels: tuple[tuple[str, ...] | None, ...] = ()
+    subtitle: str = ""
+    fold: int | None = None
+    record: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The sample as plain JSON types; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Sample:
+        """Builds a sample from `to_json`'s output."""
+        labels = tuple(None if one is None else tuple(one) for one in row.get("sentence_labels", ()))
+        return cls(**{**row, "sentence_labels": labels})
+
+
+class ClipSource(ABC):
+    """A data set: where its samples come from. One subclass per data set, one file each in `data/readers/`."""
+
+    def prepare(self) -> None:  # noqa: B027  # most sources have nothing to do
+        """Makes the data ready on this machine (once per node, before any process reads)."""
+
+    @abstractmethod
+    def samples(self, split: str) -> list[Sample]:
+        """All samples of a split, in a fixed order. Raises ValueError for a split the source does not have."""

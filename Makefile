@@ -1,0 +1,42 @@
+.POSIX:
+
+PYTHON ?= python3
+SEEDS ?= 1
+ARGS ?=
+
+VENV_PYTHON = .venv/bin/python
+
+.PHONY: help install demo test lint bench
+
+help:
+	@echo 'make install   make .venv with pinned versions (every other verb does it where needed)'
+	@echo 'make demo      SFT, verifier, GRPO on built-in clips, then the comparison; SEEDS=3 for three seeds'
+	@echo 'make test      run the tests; ARGS="-k grpo -x" is passed on to pytest'
+	@echo 'make lint      check format, lint and types'
+	@echo 'make bench     run the benchmarks'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with.'
+
+install: .venv/.installed
+
+# written last, so that an interrupted install is taken up again
+.venv/.installed: pyproject.toml constraints.txt
+	@echo 'Installing erv_lightning and its pinned dependencies into .venv: about 2-4 minutes, 6 GB, once.'
+	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer; name one: make PYTHON=..." * (sys.version_info < (3, 11)))'
+	@$(PYTHON) -m venv .venv
+	@$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]'
+	@touch .venv/.installed
+
+demo: .venv/.installed
+	@$(VENV_PYTHON) -m erv_lightning demo --seeds $(SEEDS)
+
+test: .venv/.installed
+	@$(VENV_PYTHON) -m pytest $(ARGS)
+
+lint: .venv/.installed
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+
+bench: .venv/.installed
+	@$(VENV_PYTHON) -m benchmarks.run

@@ -1,0 +1,86 @@
+"""Keeps a run alive through a step whose loss or gradient is not finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+
+from erv_lightning.data.datamodule import ClipBatch
+
+
+class NonFiniteGuard(L.Callback):
+    """Skips optimiser steps with a NaN or infinite gradient, counts them and writes down their batch.
+
+    Gradients have been reduced over all processes by then, so every process decides alike.
+
+    Args:
+        folder: where the batches go, `step-<n>.json`.
+        patience: so many skipped steps in a row stop the run.
+
+    Raises:
+        FloatingPointError: after `patience` skipped steps in a row.
+    """
+
+    def __init__(self, folder: Path, patience: int = 10) -> None:
+        self.folder, self.patience = folder, patience
+        self.skipped = 0
+        self.in_a_row = 0
+        self._batch: Any = None
+        self._loss: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters survive a resume."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remembers the batch."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor) -> None:
+        """Remembers the loss."""
+        self._loss = loss.detach()  # type: ignore[assignment]  # read only when a step is skipped: no sync here
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Takes the gradients away from a bad step: an optimiser without gradients does nothing."""
+        named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
+        if not named:
+            return
+        norms = torch.stack([p.grad.detach().float().norm() for _, p in named])  # type: ignore[union-attr]
+        if bool(norms.isfinite().all()):
+            self.in_a_row = 0
+            return
+        bad = [name for (name, _), norm in zip(named, norms.tolist(), strict=True) if norm != norm or norm == float("inf")]
+        for _, parameter in named:
+            parameter.grad = None
+        self.skipped += 1
+        self.in_a_row += 1
+        module.log("train/skipped_steps", float(self.skipped))
+        if trainer.is_global_zero:
+            path = self._dump(trainer.global_step, bad)
+            rank_zero_warn(f"step {trainer.global_step}: gradient not finite, step skipped, batch written to {path}")
+        if self.in_a_row >= self.patience:
+            raise FloatingPointError(
+                f"{self.in_a_row} steps in a row had a non-finite loss or gradient; their batches are in {self.folder}. "
+                "Usual causes: a learning rate too high (model.init_args.lr), float16, or a broken clip"
+            )
+
+    def _dump(self, step: int, parameters: list[str]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:06d}.json"
+        if isinstance(self._batch, ClipBatch):
+            samples: list[Any] = [sample.to_json() for sample in self._batch.samples]
+        else:
+            samples = [repr(item) for item in self._batch]
+        loss = None if self._loss is None else repr(float(self._loss))
+        path.write_text(json.dumps({"step": step, "loss": loss, "parameters": parameters, "samples": samples}, indent=1))
+        return path

@@ -1,0 +1,19 @@
+"""Agreement of label, prediction and explanation, as torchmetrics. Ids only: no text, no judge, no model."""
+
+from erv_lightning.metrics.coherence import (
+    ExplanationEmotionAccuracy,
+    ExplanationPredictionConsistency,
+    FaithfulConsistencyRate,
+    FaithfulGivenCorrect,
+    UnweightedAverageRecall,
+    WeightedAverageRecall,
+)
+
+__all__ = [
+    "ExplanationEmotionAccuracy",
+    "ExplanationPredictionConsistency",
+    "FaithfulConsistencyRate",
+    "FaithfulGivenCorrect",
+    "UnweightedAverageRecall",
+    "WeightedAverageRecall",
+]

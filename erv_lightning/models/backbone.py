@@ -1,0 +1,171 @@
+"""What the rest of the code needs from a multimodal language model, and the two records that travel to it.
+
+Legend: P prompts, T prompt tokens, H hidden width, V vocabulary, S positions attended to.
+A backbone knows its processor, its media towers and its chat format. It knows no data set, loss or reward.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from erv_lightning.data.media import Clip
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters on the decoder's linear layers.
+
+    Attributes:
+        rank: rank of the update.
+        alpha: scale; the update is multiplied by alpha / rank.
+        dropout: dropout on the adapter's input, in [0, 1).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+@dataclass
+class PromptFeatures:
+    """One encoded prompt on the CPU, made where the clip is decoded.
+
+    Attributes:
+        input_ids: token ids with every media placeholder repeated once per feature, shape (T,).
+        position_ids: rope positions, shape (3, T): time, height, width.
+        media: what the towers read, each with a leading axis that concatenates over prompts.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    media: dict[str, Tensor]
+
+
+@dataclass
+class PromptBatch:
+    """Several prompts, left-padded.
+
+    Attributes:
+        ids: sample ids, for error messages.
+        input_ids, attention_mask: (P, T); the mask is 1 on real tokens.
+        position_ids: (3, P, T).
+        media: concatenated media of all prompts.
+    """
+
+    ids: list[str]
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    media: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
+        """The same batch on another device."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            position_ids=move(self.position_ids),
+            media={name: move(value) for name, value in self.media.items()},
+        )
+
+    @property
+    def next_position(self) -> Tensor:
+        """The rope position of the first token after each prompt, shape (P,).
+
+        One past the largest of the three axes: how Qwen2.5-Omni goes on with text after media.
+        """
+        return self.position_ids.masked_fill(self.attention_mask == 0, 0).amax(dim=(0, 2)) + 1
+
+
+class Backbone(nn.Module, ABC):
+    """A multimodal language model that reads clips once and then works on embeddings.
+
+    A new backbone is one file that implements this; see CONTRIBUTING.md.
+    """
+
+    model: nn.Module
+
+    @property
+    @abstractmethod
+    def eos_token_id(self) -> int:
+        """The token that ends a response."""
+
+    @property
+    @abstractmethod
+    def pad_token_id(self) -> int:
+        """The token that fills short rows."""
+
+    @property
+    @abstractmethod
+    def unsayable_ids(self) -> Tensor:
+        """Token ids that sampling must never produce: media placeholders and other special tokens, (K,)."""
+
+    @property
+    @abstractmethod
+    def max_audio_seconds(self) -> float:
+        """Longest audio that the tower reads, in seconds."""
+
+    @abstractmethod
+    def encode_prompt(self, question: str, clip: Clip) -> PromptFeatures:
+        """One prompt from a question and a decoded clip; runs in data workers."""
+
+    @abstractmethod
+    def collate(self, ids: Sequence[str], prompts: Sequence[PromptFeatures]) -> PromptBatch:
+        """A left-padded batch."""
+
+    @abstractmethod
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens added."""
+
+    @abstractmethod
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens dropped."""
+
+    @abstractmethod
+    def embed(self, batch: PromptBatch) -> Tensor:
+        """Prompt embeddings with the media features in place, (P, T, H). The towers run here and only here."""
+
+    @abstractmethod
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """Embeddings of plain tokens, any shape → (…, H)."""
+
+    @abstractmethod
+    def hidden(
+        self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None
+    ) -> Tensor:
+        """Decoder states (rows, tokens, H) of embeddings of that shape.
+
+        Args:
+            embeds: (rows, tokens, H).
+            position_ids: (3, rows, tokens).
+            mask: boolean, (rows, 1, tokens, S): True where a token may attend.
+            cache: key-value cache in transformers' format, updated in place.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary scores (…, V) of decoder states (…, H)."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[Backbone]:
+        """A context in which the policy is the reference policy. Raises if there is none to give."""
+
+    @abstractmethod
+    def trainable(self) -> Iterator[nn.Parameter]:
+        """Parameters that receive gradients."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes weights (adapters merged) and processor in Hugging Face's layout."""

@@ -1,0 +1,89 @@
+"""The Emotional Rationale Verifier: a text classifier that tells which emotions a sentence conveys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from erv_lightning.labels import GOEMOTIONS, LabelSpace, goemotions_index
+from erv_lightning.models.tiny import tiny_verifier
+
+
+class EmotionVerifier(nn.Module):
+    """A multi-label sequence classifier and its tokenizer.
+
+    Its outputs are either the names of a label space or the 28 GoEmotions labels
+    (``SamLowe/roberta-base-go_emotions``, ``Rhatanii/Emo_Classifier``); `output_index` finds the way.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: object) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        names = model.config.id2label  # type: ignore[union-attr]
+        self.labels: tuple[str, ...] = tuple(names[index] for index in range(len(names)))
+
+    @classmethod
+    def from_pretrained(cls, pretrained: str) -> EmotionVerifier:
+        """Reads a sequence classifier from a folder or the hub."""
+        model = AutoModelForSequenceClassification.from_pretrained(pretrained)
+        return cls(model, AutoTokenizer.from_pretrained(pretrained))
+
+    @classmethod
+    def tiny(cls, sentences: Sequence[str], labels: Sequence[str], seed: int = 0) -> EmotionVerifier:
+        """The built-in small classifier, untrained, with a tokenizer made from the training sentences."""
+        return cls(*tiny_verifier(sentences, labels, seed))
+
+    def output_index(self, space: LabelSpace) -> list[int]:
+        """For every label of the space, the output that stands for it.
+
+        GoEmotions outputs are mapped by method.md's table (happiness → joy, anxiety → nervousness, …).
+
+        Raises:
+            ValueError: labels of the space that no output stands for.
+        """
+        if self.labels == GOEMOTIONS:
+            return [goemotions_index(name) for name in space.names]
+        own = {space.id(label): index for index, label in enumerate(self.labels)}
+        missing = [name for label, name in enumerate(space.names) if label not in own]
+        if missing:
+            raise ValueError(
+                f"the verifier knows {list(self.labels)}, but the data's label space {space.name!r} also has "
+                f"{missing}: train a verifier on this data, or use one with the 28 GoEmotions outputs"
+            )
+        return [own[label] for label in range(len(space.names))]
+
+    def neutral_output(self, space: LabelSpace) -> int:
+        """The output that stands for the space's neutral label."""
+        return self.output_index(space)[space.neutral]
+
+    def forward(self, sentences: Sequence[str]) -> Tensor:
+        """Logits of sentences, (sentences, outputs)."""
+        encoded = self.tokenizer(  # type: ignore[operator]
+            list(sentences), padding=True, truncation=True, return_tensors="pt"
+        ).to(self.model.device)
+        logits: Tensor = self.model(**encoded).logits
+        return logits
+
+    @torch.no_grad()
+    def probs(self, sentences: Sequence[str], batch_size: int = 128) -> Tensor:
+        """Independent probabilities of each label, (sentences, outputs), in [0, 1], on the CPU.
+
+        Equal sentences are scored once, and batches hold sentences of similar length.
+        """
+        if not sentences:
+            return torch.zeros(0, len(self.labels))
+        unique = sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))
+        chunks = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
+        scored = torch.cat([self(chunk).sigmoid().float().cpu() for chunk in chunks])
+        place = {sentence: index for index, sentence in enumerate(unique)}
+        return scored[[place[sentence] for sentence in sentences]]
+
+    def save(self, folder: Path) -> None:
+        """Writes model and tokenizer in Hugging Face's layout."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]

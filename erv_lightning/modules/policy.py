@@ -1,0 +1,205 @@
+"""What the stages that train a policy share: the backbone, evaluation by generation, the optimiser, the export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torchmetrics import MetricCollection
+
+from erv_lightning.data.datamodule import ClipBatch, warn_of_silence
+from erv_lightning.data.sample import Sample
+from erv_lightning.judges import Judge
+from erv_lightning.labels import LabelSpace, get_label_space
+from erv_lightning.metrics import (
+    ExplanationEmotionAccuracy,
+    ExplanationPredictionConsistency,
+    FaithfulConsistencyRate,
+    FaithfulGivenCorrect,
+    UnweightedAverageRecall,
+    WeightedAverageRecall,
+)
+from erv_lightning.models.backbone import Backbone
+from erv_lightning.modules.optimisation import Schedule, adamw
+from erv_lightning.rl.rollout import Sampling, rollout
+from erv_lightning.text import parse_response
+
+if TYPE_CHECKING:
+    from erv_lightning.data.datamodule import ClipDataModule
+
+EVALUATION_SEED = 0  # evaluation draws from its own generator: it neither disturbs training nor varies by step
+
+
+class PolicyModule(L.LightningModule):
+    """A policy that answers clips with an explanation and an emotion.
+
+    Args:
+        backbone: makes the multimodal model, when the trainer is ready for it.
+        judge: names the emotion that an explanation conveys, for EEA, EPC and FCR. Never the reward's verifier.
+        evaluation: how validation, test and prediction sample (the paper's: temperature 0.3, top_p 0.9).
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        warmup: fraction of all steps.
+        schedule: of the learning rate.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[], Backbone],
+        judge: Judge,
+        evaluation: Sampling,
+        lr: float,
+        weight_decay: float,
+        warmup: float,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.make_backbone, self.judge, self.evaluation = backbone, judge, evaluation
+        self.optimisation = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
+        self.policy: Backbone | None = None
+        self.rows: list[dict[str, Any]] = []
+        self._silent: set[str] = set()
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Builds the policy, once."""
+        if self.policy is None:
+            self.policy = self.make_backbone()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The policy. Raises RuntimeError before the trainer has built it."""
+        if self.policy is None:
+            raise RuntimeError("the policy is built by the trainer: call configure_model() first")
+        return self.policy
+
+    @property
+    def data(self) -> ClipDataModule:
+        """The trainer's data module."""
+        return cast("ClipDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        """Hands the prompt encoder to the data module and makes the metrics for its label space."""
+        self.configure_model()
+        self.data.encoder = self.backbone
+        self.space: LabelSpace = self.data.label_space
+        metrics = MetricCollection(
+            {
+                "war": WeightedAverageRecall(),
+                "uar": UnweightedAverageRecall(num_classes=len(self.space.names)),
+                "eea": ExplanationEmotionAccuracy(),
+                "epc": ExplanationPredictionConsistency(),
+                "fcr": FaithfulConsistencyRate(),
+                "fcr_given_correct": FaithfulGivenCorrect(),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what the backbone trains."""
+        return adamw(self, self.backbone.trainable(), **self.optimisation)  # type: ignore[arg-type]
+
+    # -- evaluation by generation ----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last evaluation's rows and starts the same random sequence again."""
+        self.rows = []
+        self._generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Generates, judges and counts."""
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Generates, judges and counts."""
+        self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Generates; rows in the layout of predictions.jsonl."""
+        rows = self._respond(batch)
+        self.rows += rows
+        return rows
+
+    def _evaluate(self, batch: ClipBatch, metrics: MetricCollection) -> None:
+        rows = self._respond(batch)
+        self.rows += rows
+        ids = torch.tensor(
+            [[row["answer_id"], row["judges"][self.judge.name], row["label_id"]] for row in rows],
+            device=self.device,
+        )
+        metrics.update(ids[:, 0], ids[:, 1], ids[:, 2])
+        self.log_dict(metrics, prog_bar=True, batch_size=len(rows))  # type: ignore[arg-type]
+
+    def _respond(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        self.count_silence(batch, "eval")
+        embeds = self.backbone.embed(batch.prompts)
+        drawn = rollout(self.backbone, embeds, batch.prompts, 1, self.evaluation, self._generator)
+        texts = self.texts(drawn.token_ids, drawn.mask)
+        rows = [prediction(sample, text) for sample, text in zip(batch.samples, texts, strict=True)]
+        judged = self.judge([row["explanation"] for row in rows], self.space)
+        for row, label in zip(rows, judged, strict=True):
+            row["judges"] = {self.judge.name: label}
+        return rows
+
+    def texts(self, token_ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
+        """The text of each completion, from its real tokens."""
+        pairs = zip(token_ids.tolist(), mask.sum(1).tolist(), strict=True)
+        return [self.backbone.decode(row[:length]) for row, length in pairs]
+
+    def count_silence(self, batch: ClipBatch, stage: str) -> None:
+        """Logs how many clips were heard as silence, and warns of each once."""
+        silent = warn_of_silence(batch, self._silent)
+        if silent and self.trainer.training:
+            self.log(f"{stage}/clips_without_audio", float(silent), reduce_fx="sum", batch_size=1)
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All weights, or the adapters alone where only they train (the rest is in the pretrained folder)."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if getattr(self.policy, "has_lora", False):
+            self.strict_loading = False
+            state = {name: value for name, value in state.items() if "lora_" in name}
+        return state
+
+    def export(self, folder: Path) -> None:
+        """Writes the policy in Hugging Face's layout."""
+        self.backbone.save(folder)
+
+
+def prediction(sample: Sample, text: str) -> dict[str, Any]:
+    """A row of predictions.jsonl for a response to a sample, before any judge has read it."""
+    space = get_label_space(sample.label_space)
+    response = parse_response(text)
+    return {
+        "id": sample.id,
+        "dataset": sample.dataset,
+        "clip": sample.clip,
+        "question": sample.question,
+        "label": sample.label,
+        "label_space": sample.label_space,
+        "response": text,
+        "explanation": response.explanation,
+        "answer": response.answer,
+        "answer_id": space.id(response.answer),
+        "label_id": space.id(sample.label),
+        "well_formed": response.well_formed,
+        "judges": {},
+    }
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-pads token rows; returns (rows, width) ids and a bool mask of the real ones."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < lengths[:, None]

@@ -1,0 +1,1 @@
+"""Group relative policy optimisation as functions over tensors. Knows no data set and no trainer."""

@@ -22,7 +22,7 @@ install: .venv/.installed
 # written last, so that an interrupted install is taken up again
 .venv/.installed: pyproject.toml constraints.txt
 	@echo 'Installing erv_lightning and its pinned dependencies into .venv: about 2-4 minutes, 6 GB, once.'
-	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer; name one: make PYTHON=..." * (sys.version_info < (3, 11)))'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv
 	@$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]'
 	@touch .venv/.installed

@@ -143,9 +143,7 @@ def _estimate(seeds: Floats, draws: Floats, value: float | None = None) -> Estim
     """Percentile interval around a value, by default the mean over seeds; undefined draws are left out."""
     defined = draws[~np.isnan(draws)]
     low, high = np.percentile(defined, _LEVEL) if len(defined) else (np.nan, np.nan)
-    return Estimate(
-        float(seeds.mean()) if value is None else value, float(low), float(high), tuple(seeds.tolist())
-    )
+    return Estimate(float(seeds.mean()) if value is None else value, float(low), float(high), tuple(seeds.tolist()))
 
 
 def _same_clips(arms: Sequence[Arm]) -> NDArray[np.intp]:
@@ -160,9 +158,7 @@ def _same_clips(arms: Sequence[Arm]) -> NDArray[np.intp]:
     if len(spaces) > 1:
         datasets = ", ".join(sorted(set(first["dataset"])))
         path = first.attrs["path"]
-        raise ValueError(
-            f"{path} mixes the label spaces {', '.join(spaces)}; choose a --dataset of {datasets}"
-        )
+        raise ValueError(f"{path} mixes the label spaces {', '.join(spaces)}; choose a --dataset of {datasets}")
     rows = dict(zip(zip(first["dataset"], first["id"], strict=True), first["label_id"], strict=True))
     for frame in frames[1:]:
         others = dict(zip(zip(frame["dataset"], frame["id"], strict=True), frame["label_id"], strict=True))
@@ -170,9 +166,7 @@ def _same_clips(arms: Sequence[Arm]) -> NDArray[np.intp]:
         if differing or set(frame["label_space"]) != set(spaces):
             example = f", e.g. {'/'.join(differing[0])}" if differing else " in their label space"
             paths = f"{first.attrs['path']} and {frame.attrs['path']}"
-            raise ValueError(
-                f"{paths} were tested on different clips or labels: {len(differing)} differ{example}"
-            )
+            raise ValueError(f"{paths} were tested on different clips or labels: {len(differing)} differ{example}")
     # by first appearance, so that a data folder at another path changes no draw
     return pd.factorize(first["clip"])[0]
 

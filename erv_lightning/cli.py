@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from erv_lightning.callbacks.predictions import PredictionWriter
 from erv_lightning.callbacks.rollouts import RolloutLog
 from erv_lightning.csv_log import RunCSVLogger
 from erv_lightning.data.datamodule import ClipDataModule
-from erv_lightning.errors import ConfigError
+from erv_lightning.errors import ConfigError, ParseError, explain_parse_error
+from erv_lightning.models import QwenOmniBackbone
+from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
 from erv_lightning.runs import RunFolder
 
 # What tells a good checkpoint, by stage.
@@ -34,11 +37,27 @@ BEST_BY = {"sft": "val/fcr", "grpo": "val/fcr", "verifier": "val/f1_macro"}
 HANDED_ON = {"sft": {"model", "data", "judge", "trainer"}, "verifier": {"data", "trainer"}}
 
 
+# Settings of a run that belong to neither trainer, model nor data: default and meaning.
+_SETTINGS = {
+    "name": ("default", "name of the run within its stage"),
+    "runs": ("runs", "folder that holds the runs of all stages"),
+    "base": ("tiny", "model that SFT starts from: tiny, a folder or a hub id"),
+    "from_sft": ("default", "name of the SFT run that GRPO starts from"),
+    "from_verifier": ("default", "name of the verifier run that GRPO uses"),
+}
+
+
 class _Parser(LightningArgumentParser):
     """A parser that answers mistakes with one line instead of a usage page."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ConfigError(message) from ex
+        raise ParseError(message) from ex
+
+
+def _known_keys() -> set[str]:
+    """Every setting's name, for suggestions."""
+    takers = (L.Trainer, ClipDataModule, SFTModule, VerifierModule, GRPOModule, QwenOmniBackbone)
+    return {name for taker in takers for name in inspect.signature(taker).parameters} | set(_SETTINGS)
 
 
 class ErvCLI(LightningCLI):
@@ -53,7 +72,7 @@ class ErvCLI(LightningCLI):
             subclass_mode_model=True,
             save_config_callback=None,
             parser_class=_Parser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -64,11 +83,13 @@ class ErvCLI(LightningCLI):
     # -- settings --------------------------------------------------------------------------------------------
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The settings of a run that belong to neither trainer, model nor data."""
+        """Stage, name and what several parts of a config refer to."""
         parser.add_argument("--stage", type=Literal["sft", "verifier", "grpo"], help="which stage this config is for")
         parser.add_argument("--name", type=str, default="default", help="name of the run within its stage")
         parser.add_argument("--runs", type=str, default="runs", help="folder that holds the runs of all stages")
-        parser.add_argument("--base", type=str, default="tiny", help="model that SFT starts from: tiny, folder or hub id")
+        parser.add_argument(
+            "--base", type=str, default="tiny", help="model that SFT starts from: tiny, folder or hub id"
+        )
         parser.add_argument("--from_sft", type=str, default="default", help="name of the SFT run that GRPO starts from")
         parser.add_argument("--from_verifier", type=str, default="default", help="name of the verifier run GRPO uses")
         parser.add_argument("--max_new_tokens", type=int, default=512, help="longest response, in tokens")
@@ -129,11 +150,23 @@ class ErvCLI(LightningCLI):
                 raise ConfigError(f"{path} does not exist, and there is no {config} to make it with")
             overlays = [file.path for file in self.files if file.group in HANDED_ON[run.stage]]
             given = [word for file in (str(config), *overlays) for word in ("-c", file)]
-            command = [*_PYTHON_M, "fit", *given, "--name", run.name, "--runs", str(run.root)]
+            command = [
+                sys.executable,
+                "-m",
+                "erv_lightning",
+                "fit",
+                *given,
+                "--name",
+                run.name,
+                "--runs",
+                str(run.root),
+            ]
             rank_zero_info(f"{run.export} is not there yet: training it first with\n  {' '.join(command[1:])}")
             status = subprocess.run(command, check=False).returncode
             if status != 0:
-                raise ConfigError(f"the {run.stage} stage did not finish (exit status {status}), so this one cannot start")
+                raise ConfigError(
+                    f"the {run.stage} stage did not finish (exit status {status}), so this one cannot start"
+                )
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -172,9 +205,6 @@ class ErvCLI(LightningCLI):
         )
 
 
-_PYTHON_M = [sys.executable, "-m", "erv_lightning"]
-
-
 def _strings(value: Any) -> set[str]:
     """Every string in nested settings."""
     if isinstance(value, str):
@@ -195,10 +225,12 @@ def main(argv: list[str]) -> int:
         stage = config_files.stage_of(files)
     else:
         files, stage = [], "sft"
-    cli: ErvCLI | None = None
+    cli: ErvCLI = ErvCLI.__new__(ErvCLI)  # at hand below even when its constructor, which runs the verb, raises
     try:
-        cli = ErvCLI.__new__(ErvCLI)
-        cli.__init__(argv, files, stage)  # type: ignore[misc]  # keeps `cli` at hand when the run is interrupted
+        cli.__init__(argv, files, stage)  # type: ignore[misc]
+    except ParseError as error:
+        contents = {file.path: file.content for file in files}
+        raise ConfigError(explain_parse_error(str(error), _known_keys(), contents)) from error
     except SystemExit as stop:
         interrupt = getattr(cli, "interrupt", None)
         return 130 if interrupt is not None and interrupt.interrupted else int(stop.code or 0)

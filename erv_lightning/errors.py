@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ConfigError(ValueError):
     """A configuration that cannot run. The message is one line: what, where, and the way out."""
+
+
+class ParseError(ConfigError):
+    """What the argument parser said, in its own many words; `explain_parse_error` shortens it."""
 
 
 def one_line(error: BaseException) -> str:
@@ -16,3 +23,70 @@ def one_line(error: BaseException) -> str:
         last = text.rstrip().splitlines()[-1]
         text = re.sub(r"^[\w.]+: ", "", last)
     return " ".join(text.split()) or type(error).__name__
+
+
+# What jsonargparse says about a key that nothing takes; the group is the key.
+_UNKNOWN_KEY = (
+    re.compile(r"Option '([^']+)' is not accepted"),
+    re.compile(r"does not accept option '([^']+)'"),
+    re.compile(r"unrecognized arguments: (?:--)?([^\s=]+)"),
+    re.compile(r"Key '([^']+)' is not expected"),
+    re.compile(r"No action for key '([^']+)'"),
+)
+_WRONG_TYPE = re.compile(r"Parser key \"([\w.]+)\":\s+(Expected [^\n]*?)\.?\s+Got value: ([^\n]*)")
+_CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]*)")
+_WITHIN = re.compile(r"Parser key \"([\w.]+)\"")
+
+
+def explain_parse_error(message: str, known_keys: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for a parser's message.
+
+    Args:
+        message: as jsonargparse words it, often a screen long.
+        known_keys: names to suggest in place of a misspelt one.
+        files: path → content of the config files, to say where a key stands.
+    """
+    within = [key for key in _WITHIN.findall(message) if key != "model.init_args"]
+    for pattern in _UNKNOWN_KEY:
+        if found := pattern.search(message):
+            return _unknown_key(found.group(1), within, known_keys, files)
+    if found := _CLASS_PATH.search(message):
+        return f"{'.'.join(dict.fromkeys(within))}: class {found.group(1)!r} cannot be used: {found.group(2)}"
+    if found := _WRONG_TYPE.search(message):
+        key, expected, value = found.groups()
+        path = ".".join(dict.fromkeys([*within[: within.index(key)], key])) if key in within else key
+        expected = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", expected)
+        value = value.split(" - ")[0].strip()
+        return f"{path}: {expected[0].lower()}{expected[1:]}, got {value!r}{_where([key.split('.')[-1]], files, value)}"
+    return " ".join(message.split())
+
+
+def _unknown_key(key: str, within: list[str], known_keys: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> str:
+    path = ".".join([*dict.fromkeys(within), key])
+    last = key.split(".")[-1]
+    near = difflib.get_close_matches(last, {known.split(".")[-1] for known in known_keys}, n=1, cutoff=0.7)
+    hint = f": did you mean {near[0]!r}?" if near and near[0] != last else ""
+    place = _where(key.split("."), files)
+    return f"unknown key {path!r}{place}{hint} (--print_config shows every key)"
+
+
+def _where(keys: list[str], files: Mapping[str, Mapping[str, Any]], value: str | None = None) -> str:
+    """' in FILE' for the last file that sets the keys below each other (to that value), '' if none does."""
+    holders = [path for path, content in files.items() if _holds(content, keys, value)]
+    return f" in {holders[-1]}" if holders else ""
+
+
+def _holds(node: Any, keys: list[str], value: str | None) -> bool:
+    if isinstance(node, list):
+        return any(_holds(item, keys, value) for item in node)
+    if not isinstance(node, Mapping):
+        return False
+    below: Any = node
+    for key in keys:
+        below = below.get(key, _ABSENT) if isinstance(below, Mapping) else _ABSENT
+    if below is not _ABSENT and (value is None or str(below) == value):
+        return True
+    return any(_holds(item, keys, value) for item in node.values())
+
+
+_ABSENT = object()

@@ -78,9 +78,7 @@ def _plain(text: str) -> str:
 
 
 def _synonyms(names: tuple[str, ...]) -> dict[str, str]:
-    return {
-        word: name for name in names for words in _WORDS if name in words for word in words if word != name
-    }
+    return {word: name for name in names for words in _WORDS if name in words for word in words if word != name}
 
 
 def _space(name: str, *names: str) -> LabelSpace:

@@ -112,9 +112,7 @@ def load_predictions(run: Path, dataset: str | None = None) -> pd.DataFrame:
     frame = pd.DataFrame(list(kept.values()), index=pd.Index(list(kept), name="line"))
     twice = frame.index[frame.duplicated(["dataset", "id"])]
     if len(twice):
-        raise ValueError(
-            f"{path}:{twice[0]}: the clip {frame.at[twice[0], 'id']!r} was already predicted above"
-        )
+        raise ValueError(f"{path}:{twice[0]}: the clip {frame.at[twice[0], 'id']!r} was already predicted above")
     frame = frame.sort_values(["dataset", "id"])
     frame.attrs["path"] = str(path)
     return frame
@@ -141,9 +139,7 @@ def _row(line: str, place: str) -> dict[str, Any]:
     ids = {"label_id": row["label_id"], "answer_id": row["answer_id"], **row["judges"]}
     for key, value in ids.items():
         if type(value) is not int or not -1 <= value < size:
-            raise ValueError(
-                f"{place}: {key} is {value!r}, allowed is -1 to {size - 1} in {row['label_space']}"
-            )
+            raise ValueError(f"{place}: {key} is {value!r}, allowed is -1 to {size - 1} in {row['label_space']}")
     return row
 
 

@@ -23,9 +23,7 @@ from erv_lightning.results import choose_judge, split_seed
 Row = tuple[int, int, int]  # label, answer, judge's reading
 
 
-def write_run(
-    run: Path, rows: Sequence[Row], clips: Sequence[str] | None = None, space: str = "dfew"
-) -> Path:
+def write_run(run: Path, rows: Sequence[Row], clips: Sequence[str] | None = None, space: str = "dfew") -> Path:
     run.mkdir(parents=True)
     lines = [
         {
@@ -71,7 +69,7 @@ def by_loop(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-# label, answer, reading: all right; right but reads otherwise; wrong and consistent; no answer and no reading;
+# label, answer, reading: all right; right, read otherwise; wrong and consistent; no answer and no reading;
 # no answer, right reading; right answer, nothing readable
 BY_HAND = [(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, -1, -1), (1, -1, 1), (1, 1, -1)]
 
@@ -101,9 +99,7 @@ def test_metrics_equal_a_loop_over_clips(tmp_path, seed):
 
 def test_every_draw_equals_a_loop_over_the_resampled_clips(tmp_path):
     rows = random_rows(np.random.default_rng(3), 12)
-    sampling = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows)]), "grammar", draws=50, seed=7)[
-        "sft/x"
-    ]
+    sampling = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows)]), "grammar", draws=50, seed=7)["sft/x"]
     drawn = np.random.default_rng(7).integers(12, size=(50, 12))
     for i, indices in enumerate(drawn):
         expected = by_loop([rows[j] for j in indices])
@@ -120,13 +116,9 @@ def test_two_missing_values_do_not_agree(tmp_path):
 
 def test_the_interval_is_scipys_percentile_bootstrap(tmp_path):
     rows = random_rows(np.random.default_rng(1), 150)
-    one = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows)]), "grammar")["sft/x"].estimates()[
-        "war"
-    ]
+    one = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows)]), "grammar")["sft/x"].estimates()["war"]
     right = np.array([answer == label for label, answer, _ in rows])
-    oracle = stats.bootstrap(
-        (right,), np.mean, method="percentile", rng=np.random.default_rng(5)
-    ).confidence_interval
+    oracle = stats.bootstrap((right,), np.mean, method="percentile", rng=np.random.default_rng(5)).confidence_interval
     assert (one.low, one.high) == pytest.approx((oracle.low, oracle.high), abs=0.01)
 
 
@@ -146,9 +138,7 @@ def test_rows_of_one_clip_are_drawn_together(tmp_path):
     # twenty questions on each of two clips, one clip all right, one all wrong: a draw is 0, 1/2 or 1
     rows = [(0, i % 2, 0) for i in range(40)]
     clips = [f"clips/{i % 2}.mp4" for i in range(40)]
-    sampling = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows, clips)]), "grammar", draws=200)[
-        "sft/x"
-    ]
+    sampling = bootstrap(load_arms([write_run(tmp_path / "sft" / "x", rows, clips)]), "grammar", draws=200)["sft/x"]
     assert set(sampling.draws["war"]) == {0.0, 0.5, 1.0}
 
 
@@ -218,9 +208,7 @@ def test_arms_keep_the_order_of_the_runs_and_their_stage(tmp_path):
 
 def test_the_same_name_in_two_trees_is_two_arms(tmp_path):
     runs = [write_run(tmp_path / tree / "grpo" / "erv-seed0", BY_HAND) for tree in ("old", "new")]
-    assert [arm.name for arm in load_arms(runs)] == [
-        str(tmp_path / tree / "grpo" / "erv") for tree in ("old", "new")
-    ]
+    assert [arm.name for arm in load_arms(runs)] == [str(tmp_path / tree / "grpo" / "erv") for tree in ("old", "new")]
 
 
 def test_runs_on_different_clips_are_refused(tmp_path):
@@ -243,14 +231,9 @@ def test_two_label_spaces_are_told_apart_by_choosing_a_data_set(tmp_path):
     other = write_run(tmp_path / "other", [(10, 10, 10)], space="mafw")
     with (run / "predictions.jsonl").open("a") as file:
         file.write((other / "predictions.jsonl").read_text())
-    with pytest.raises(
-        ValueError, match="mixes the label spaces dfew, mafw; choose a --dataset of dfew, mafw"
-    ):
+    with pytest.raises(ValueError, match="mixes the label spaces dfew, mafw; choose a --dataset of dfew, mafw"):
         bootstrap(load_arms([run]), "grammar", draws=10)
-    assert (
-        bootstrap(load_arms([run], dataset="mafw"), "grammar", draws=10)["sft/x"].estimates()["fcr"].value
-        == 1
-    )
+    assert bootstrap(load_arms([run], dataset="mafw"), "grammar", draws=10)["sft/x"].estimates()["fcr"].value == 1
     with pytest.raises(ValueError, match="no clip of data set 'mer', only of dfew, mafw"):
         load_predictions(run, dataset="mer")
 
@@ -261,9 +244,7 @@ def test_missing_predictions_are_named_with_the_command_that_makes_them(tmp_path
         load_predictions(run)
     run.mkdir(parents=True)
     command = r"python -m erv_lightning test -c configs/grpo\.yaml --name erv-seed0"
-    with pytest.raises(
-        FileNotFoundError, match=rf"predictions\.jsonl does not exist; make it with: {command}"
-    ):
+    with pytest.raises(FileNotFoundError, match=rf"predictions\.jsonl does not exist; make it with: {command}"):
         load_predictions(run)
 
 
@@ -308,9 +289,7 @@ def test_the_only_judge_is_chosen_and_of_several_one_must_be_named(tmp_path):
 
 
 def test_curves_leave_out_empty_cells_and_keep_the_last_of_two_values(tmp_path):
-    (tmp_path / "metrics.csv").write_text(
-        "step,epoch,val/fcr,train/loss\n0,0,0.1,\n1,0,,2.5\n5,0,0.4,\n5,0,0.5,\n"
-    )
+    (tmp_path / "metrics.csv").write_text("step,epoch,val/fcr,train/loss\n0,0,0.1,\n1,0,,2.5\n5,0,0.4,\n5,0,0.5,\n")
     curves = load_curves(tmp_path)
     fcr = curves[curves["metric"] == "val/fcr"]
     assert fcr[["step", "value"]].to_numpy().tolist() == [[0, 0.1], [5, 0.5]]

@@ -9,9 +9,7 @@ from erv_lightning.text import Response, parse_response, split_sentences
 
 R_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 # short strings over the pieces that matter meet every branch far sooner than arbitrary text
-TAGGED = st.lists(
-    st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "sad", " ", "\n", "<"])
-).map("".join)
+TAGGED = st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "sad", " ", "\n", "<"])).map("".join)
 PROSE = st.text(alphabet='ab."!? \n')
 
 

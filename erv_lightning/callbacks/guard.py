@@ -59,7 +59,9 @@ class NonFiniteGuard(L.Callback):
         if bool(norms.isfinite().all()):
             self.in_a_row = 0
             return
-        bad = [name for (name, _), norm in zip(named, norms.tolist(), strict=True) if norm != norm or norm == float("inf")]
+        bad = [
+            name for (name, _), norm in zip(named, norms.tolist(), strict=True) if norm != norm or norm == float("inf")
+        ]
         for _, parameter in named:
             parameter.grad = None
         self.skipped += 1
@@ -82,5 +84,7 @@ class NonFiniteGuard(L.Callback):
         else:
             samples = [repr(item) for item in self._batch]
         loss = None if self._loss is None else repr(float(self._loss))
-        path.write_text(json.dumps({"step": step, "loss": loss, "parameters": parameters, "samples": samples}, indent=1))
+        path.write_text(
+            json.dumps({"step": step, "loss": loss, "parameters": parameters, "samples": samples}, indent=1)
+        )
         return path

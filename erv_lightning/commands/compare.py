@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from erv_lightning.analysis import DRAWS, Arm, bootstrap, load_arms, load_curves, paired_difference
+from erv_lightning.errors import one_line
 from erv_lightning.report.comparison import Comparison, facts, markdown, tables, to_json
 from erv_lightning.report.figures import comparison_figure
 from erv_lightning.results import choose_judge
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
         curves = _curves(comparison.arms, console)
         _write(comparison, curves, args.out)
     except (OSError, ValueError) as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(f"compare: {one_line(error)}", file=sys.stderr)
         return 2
     for table in tables(comparison):
         console.print(table)

@@ -49,9 +49,7 @@ class _CoherenceMetric(Metric, ABC):
     @abstractmethod
     def _count(self, preds: Tensor, explanations: Tensor, target: Tensor) -> None: ...
 
-    def plot(
-        self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None
-    ) -> _PLOT_OUT_TYPE:
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
         """Plots a value or several in order, `compute`'s if none is given; returns figure and axes."""
         return self._plot(val, ax)
 
@@ -265,6 +263,4 @@ class UnweightedAverageRecall(_CoherenceMetric):
 
     def compute(self) -> Tensor:
         """UAR of all clips so far."""
-        return _recall_compute(
-            self.right, self.unanswered, self.total, release_compatible=self.release_compatible
-        )
+        return _recall_compute(self.right, self.unanswered, self.total, release_compatible=self.release_compatible)

@@ -228,9 +228,7 @@ def _recall_update(preds: Tensor, target: Tensor, num_classes: int) -> tuple[Ten
     return right_C, unanswered_C, total_C
 
 
-def _recall_compute(
-    right_C: Tensor, unanswered_C: Tensor, total_C: Tensor, *, release_compatible: bool
-) -> Tensor:
+def _recall_compute(right_C: Tensor, unanswered_C: Tensor, total_C: Tensor, *, release_compatible: bool) -> Tensor:
     if release_compatible:
         total_C = total_C - unanswered_C
     return _rate_compute(right_C, total_C).sum() / (total_C > 0).sum().clamp(min=1)

@@ -142,9 +142,7 @@ class Backbone(nn.Module, ABC):
         """Embeddings of plain tokens, any shape → (…, H)."""
 
     @abstractmethod
-    def hidden(
-        self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None
-    ) -> Tensor:
+    def hidden(self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None) -> Tensor:
         """Decoder states (rows, tokens, H) of embeddings of that shape.
 
         Args:

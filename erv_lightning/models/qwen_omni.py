@@ -17,7 +17,6 @@ from erv_lightning.data.media import Clip
 from erv_lightning.models.backbone import Backbone, LoraSpec, PromptBatch, PromptFeatures
 from erv_lightning.models.tiny import TINY, tiny_policy
 
-
 # The parts a user may freeze, by the attribute that holds them.
 PARTS = {"vision": "visual", "audio": "audio_tower", "language": "language_model"}
 Part = Literal["vision", "audio", "language"]
@@ -172,9 +171,7 @@ class QwenOmniBackbone(Backbone):
             name: torch.cat([_pad_last(prompt.media[name], frames) for prompt in prompts])
             for name in ("input_features", "feature_attention_mask")
         }
-        return PromptBatch(
-            list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1), media
-        )
+        return PromptBatch(list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1), media)
 
     # -- the network -----------------------------------------------------------------------------------------
 
@@ -226,9 +223,7 @@ class QwenOmniBackbone(Backbone):
         embeds: Tensor = self.model.get_input_embeddings()(token_ids)
         return embeds
 
-    def hidden(
-        self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None
-    ) -> Tensor:
+    def hidden(self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None) -> Tensor:
         """Decoder states; see `Backbone.hidden`."""
         states: Tensor = self.model.model.language_model(
             inputs_embeds=embeds,

@@ -161,9 +161,7 @@ def verifier_tokenizer(sentences: Iterable[str]) -> PreTrainedTokenizerFast:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     words.train_from_iterator(sentences, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
-    words.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token="<s>",

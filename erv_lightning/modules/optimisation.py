@@ -36,7 +36,5 @@ def adamw(
     optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
     total = int(module.trainer.estimated_stepping_batches)
     name = "constant_with_warmup" if schedule == "constant" else schedule
-    scheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=round(warmup * total), num_training_steps=total
-    )
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=round(warmup * total), num_training_steps=total)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -52,8 +52,7 @@ class SFTModule(PolicyModule):
         """Mean negative log-likelihood of the response tokens of the batch."""
         self.count_silence(batch, "train")
         rows = [
-            [*self.backbone.tokenize(target_response(sample)), self.backbone.eos_token_id]
-            for sample in batch.samples
+            [*self.backbone.tokenize(target_response(sample)), self.backbone.eos_token_id] for sample in batch.samples
         ]
         token_ids, mask = pad_rows(rows, self.backbone.pad_token_id, self.device)
         embeds = self.backbone.embed(batch.prompts)

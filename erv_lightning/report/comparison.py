@@ -137,10 +137,7 @@ def _seed_rows(arm: Arm, estimates: Estimates) -> list[tuple[str, list[str]]]:
     """Each seed's name and values; nothing for a single seed, whose values are the arm's."""
     if len(arm.seeds) < 2:
         return []
-    return [
-        (seed, [_number(estimates[key].seeds[i], ".3f") for key in METRICS])
-        for i, seed in enumerate(arm.seeds)
-    ]
+    return [(seed, [_number(estimates[key].seeds[i], ".3f") for key in METRICS]) for i, seed in enumerate(arm.seeds)]
 
 
 def _number(value: float, spec: str) -> str:

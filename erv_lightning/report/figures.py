@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,7 @@ def comparison_figure(
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(estimates)}
     rewarded = {name: tables for name, tables in curves.items() if any(_has_curve(table) for table in tables)}
     figure = Figure(figsize=(10, 6 if rewarded else 3.4), **_STYLE)  # type: ignore[arg-type]
-    rows = figure.add_gridspec(
-        2 if rewarded else 1, len(_CURVES), height_ratios=[1, 1.1] if rewarded else None
-    )
+    rows = figure.add_gridspec(2 if rewarded else 1, len(_CURVES), height_ratios=[1, 1.1] if rewarded else None)
     for column, key in enumerate(_CURVES if rewarded else ()):
         axes = figure.add_subplot(rows[0, column])
         for name in estimates:
@@ -61,11 +59,7 @@ def comparison_figure(
     bars.tick_params(axis="x", length=0)
     bars.set_ylabel("test")
     # where there are lines the legend tells dashed from solid, else it shows the bars
-    lines = [
-        Line2D([], [], color=color, linewidth=2.2, linestyle="-" if name in rewarded else "--", label=name)
-        for name, color in colors.items()
-    ]
-    handles = lines if rewarded else bars.get_legend_handles_labels()[0]
+    handles = _lines(colors, rewarded) if rewarded else bars.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=11)
     return figure
 
@@ -73,15 +67,21 @@ def comparison_figure(
 def _has_curve(table: pd.DataFrame) -> bool:
     """Whether a run was trained by reward and validated meanwhile."""
     metrics = set(table["metric"])
-    return any(name.startswith("train/reward") for name in metrics) and any(
-        f"val/{key}" in metrics for key in _CURVES
-    )
+    return any(name.startswith("train/reward") for name in metrics) and any(f"val/{key}" in metrics for key in _CURVES)
+
+
+def _lines(colors: Mapping[str, str], rewarded: Collection[str]) -> list[Line2D]:
+    """The legend's lines: solid for the arms with a curve, dashed for the others."""
+    return [
+        Line2D([], [], color=color, linewidth=2.2, linestyle="-" if name in rewarded else "--", label=name)
+        for name, color in colors.items()
+    ]
 
 
 def _draw_curves(axes: Axes, tables: Sequence[pd.DataFrame], metric: str, color: str) -> None:
     """The mean over seeds as a thick line, each seed as a thin one."""
     seeds = [table[table["metric"] == metric].set_index("step")["value"] for table in tables]
-    together = pd.concat(seeds, axis=1, keys=range(len(seeds))).sort_index()
+    together = pd.concat(seeds, axis=1, keys=range(len(seeds))).sort_index().dropna(axis=1, how="all")
     # only where every seed has a value: a mean over fewer would jump when one drops out
     mean = together.dropna().mean(axis=1)
     if len(seeds) > 1:
@@ -95,18 +95,14 @@ def _level(tables: Sequence[pd.DataFrame], metric: str) -> float | None:
     """Mean over seeds of a validation metric where FCR is best, as checkpoints are chosen (else the last)."""
     levels: list[float] = []
     for table in tables:
-        values, fcr = (
-            table[table["metric"] == name].set_index("step")["value"] for name in (metric, "val/fcr")
-        )
+        values, fcr = (table[table["metric"] == name].set_index("step")["value"] for name in (metric, "val/fcr"))
         if len(values):
             fcr = fcr[fcr.index.isin(values.index)]
             levels.append(values.loc[fcr.index[int(fcr.argmax())]] if len(fcr) else values.iloc[-1])
     return sum(levels) / len(levels) if levels else None
 
 
-def _draw_bars(
-    axes: Axes, estimates: Mapping[str, Estimate], position: int, arms: int, name: str, color: str
-) -> None:
+def _draw_bars(axes: Axes, estimates: Mapping[str, Estimate], position: int, arms: int, name: str, color: str) -> None:
     """One arm's bars, one per metric, with interval, number and a dot per seed."""
     width = 0.84 / arms
     shown = [estimates[key] for key in _BARS]

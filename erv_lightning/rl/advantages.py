@@ -41,9 +41,7 @@ def group_advantages(rewards: Tensor, group_size: int, *, scale: str = "group", 
     rewards = rewards.detach() if rewards.is_floating_point() else rewards.float()
     if not bool(rewards.isfinite().all()):
         at = (~rewards.isfinite()).nonzero().flatten().tolist()
-        raise ValueError(
-            f"rewards are not finite for completions {at[:8]} (of {len(at)}): check the reward function"
-        )
+        raise ValueError(f"rewards are not finite for completions {at[:8]} (of {len(at)}): check the reward function")
     if group_size == 1 or not len(rewards):
         return torch.zeros_like(rewards)
 

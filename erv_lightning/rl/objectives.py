@@ -201,9 +201,7 @@ def _check_options(
     if beta > 0 and ref_logp is None:
         problems.append(f"beta = {beta} needs ref_logp, the reference's log-probabilities")
     if not 0 <= epsilon_low <= 1 or epsilon_high < 0:
-        problems.append(
-            f"needed: 0 <= epsilon_low <= 1, epsilon_high >= 0; got {epsilon_low}, {epsilon_high}"
-        )
+        problems.append(f"needed: 0 <= epsilon_low <= 1, epsilon_high >= 0; got {epsilon_low}, {epsilon_high}")
     if delta is not None and delta < 1 + epsilon_high:
         problems.append(f"delta must be at least 1 + epsilon_high = {1 + epsilon_high}, got {delta}")
     if problems:

@@ -38,9 +38,7 @@ def accuracy_reward(answer_ids: Tensor | Sequence[int], label_ids: Tensor | Sequ
     """
     answer_G, label_G = torch.as_tensor(answer_ids), torch.as_tensor(label_ids)
     if answer_G.shape != label_G.shape or answer_G.ndim != 1:
-        raise ValueError(
-            f"one answer per label is needed, got {tuple(answer_G.shape)} and {tuple(label_G.shape)}"
-        )
+        raise ValueError(f"one answer per label is needed, got {tuple(answer_G.shape)} and {tuple(label_G.shape)}")
     return ((answer_G == label_G.to(answer_G.device)) & (answer_G >= 0)).float()
 
 
@@ -83,17 +81,13 @@ def explanation_reward(
             probabilities.
     """
     if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r} of the explanation reward; known: {', '.join(VARIANTS)}"
-        )
+        raise ValueError(f"unknown variant {variant!r} of the explanation reward; known: {', '.join(VARIANTS)}")
     _check(probs, target, neutral, max_labels)
     if not probs:
         return torch.zeros(0)
     p_SK = torch.cat([p.float() for p in probs])
     if not bool(((p_SK >= 0) & (p_SK <= 1)).all()):  # nan fails both
-        raise ValueError(
-            "probs holds values outside [0, 1] or nan: apply the sigmoid to the verifier's logits first"
-        )
+        raise ValueError("probs holds values outside [0, 1] or nan: apply the sigmoid to the verifier's logits first")
 
     sentences_G = torch.tensor([len(p) for p in probs], device=p_SK.device)
     target_G = torch.as_tensor(target, device=p_SK.device)
@@ -123,9 +117,7 @@ def _label_sets(p_SK: Tensor, threshold: float, max_labels: int) -> Tensor:
 
 
 def _count(flag_S: Tensor, response_S: Tensor, responses: int) -> Tensor:
-    return torch.zeros(responses, dtype=torch.long, device=flag_S.device).index_add(
-        0, response_S, flag_S.long()
-    )
+    return torch.zeros(responses, dtype=torch.long, device=flag_S.device).index_add(0, response_S, flag_S.long())
 
 
 def _check(probs: Sequence[Tensor], target: Sequence[int], neutral: int, max_labels: int) -> None:
@@ -136,9 +128,7 @@ def _check(probs: Sequence[Tensor], target: Sequence[int], neutral: int, max_lab
         problems.append(f"max_labels must be at least 1, got {max_labels}")
     shapes = sorted({tuple(p.shape[1:]) for p in probs})
     if len(shapes) > 1 or any(len(shape) != 1 or shape == (0,) for shape in shapes):
-        problems.append(
-            f"probs must all be (sentences, labels) over the same labels, got (sentences, *{shapes})"
-        )
+        problems.append(f"probs must all be (sentences, labels) over the same labels, got (sentences, *{shapes})")
     elif shapes:
         (labels,) = shapes[0]
         out = sorted({int(index) for index in (*target, neutral) if not 0 <= index < labels})

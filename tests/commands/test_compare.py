@@ -30,10 +30,7 @@ def write_run(run: Path, p_right: float, p_faithful: float, seed: int, judge: st
                 "judges": {judge: label if rng.random() < p_faithful else -1},
             }
             file.write(json.dumps(row) + "\n")
-    lines = [
-        "step,epoch,val/war,val/eea,val/epc,val/fcr,train/loss"
-        + ",train/reward" * (run.parent.name == "grpo")
-    ]
+    lines = ["step,epoch,val/war,val/eea,val/epc,val/fcr,train/loss" + ",train/reward" * (run.parent.name == "grpo")]
     lines += [
         f"{step},0,{p_right},{p_faithful},0.5,{0.3 + step / 100},2.0" + ",1.5" * ("reward" in lines[0])
         for step in CURVE_STEPS
@@ -163,6 +160,11 @@ def change_clips(run: Path) -> None:
         (break_line, [], "predictions.jsonl:71: not a JSON object"),
         (change_clips, [], "tested on different clips"),
         (lambda run: (run / "metrics.csv").write_text("a\n1\n"), [], "no column step"),
+        (
+            lambda run: (run / "metrics.csv").write_text("step,a\n1,2\n1,2,3\n"),
+            [],
+            "metrics.csv: Error tokenizing",
+        ),
         (lambda run: None, ["--judge", "gpt"], "no judge 'gpt' on every line; it has grammar"),
         (lambda run: None, ["--baseline", "grpo"], "no arm 'grpo' to compare with; the arms are sft, grpo/"),
         (lambda run: None, ["--dataset", "dfew"], "no clip of data set 'dfew', only of synthetic"),

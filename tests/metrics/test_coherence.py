@@ -76,9 +76,7 @@ few = settings(max_examples=40, deadline=None)
 def test_rates_of_a_worked_example():
     preds, explanations, target = tensor([0, 1, 2, -1, 3]), tensor([0, 2, 2, -1, 3]), tensor([0, 2, 1, -1, 1])
     assert functional.explanation_emotion_accuracy(explanations, target) == 2 / tensor(5.0)  # clips 0, 1
-    assert functional.explanation_prediction_consistency(preds, explanations) == 3 / tensor(
-        5.0
-    )  # clips 0, 2, 4
+    assert functional.explanation_prediction_consistency(preds, explanations) == 3 / tensor(5.0)  # clips 0, 2, 4
     assert functional.faithful_consistency_rate(preds, explanations, target) == 1 / tensor(5.0)  # clip 0
     assert functional.fcr_given_correct(preds, explanations, target) == 1.0
     assert functional.weighted_average_recall(preds, target) == 1 / tensor(5.0)
@@ -115,8 +113,7 @@ def test_faithful_is_accuracy_times_faithful_given_correct(rows):
     preds, explanations, target = columns(rows)
     torch.testing.assert_close(
         functional.faithful_consistency_rate(preds, explanations, target),
-        functional.weighted_average_recall(preds, target)
-        * functional.fcr_given_correct(preds, explanations, target),
+        functional.weighted_average_recall(preds, target) * functional.fcr_given_correct(preds, explanations, target),
     )
 
 
@@ -149,15 +146,11 @@ def test_the_releases_quirk_takes_unparsable_answers_out_of_the_class():
 
 
 def test_a_class_that_has_only_unparsable_answers_leaves_the_releases_mean():
-    assert (
-        functional.unweighted_average_recall(tensor([0, -1]), tensor([0, 1]), 2, release_compatible=True) == 1
-    )
+    assert functional.unweighted_average_recall(tensor([0, -1]), tensor([0, 1]), 2, release_compatible=True) == 1
 
 
 @every_metric
-@pytest.mark.parametrize(
-    "empty", [torch.tensor([]), torch.tensor([], dtype=torch.long)], ids=["float", "long"]
-)
+@pytest.mark.parametrize("empty", [torch.tensor([]), torch.tensor([], dtype=torch.long)], ids=["float", "long"])
 def test_nothing_seen_is_a_zero(name, empty):
     metric = build(name)
     metric.update(empty, empty, empty)

@@ -62,9 +62,7 @@ def by_loop(logp, old, ref, advantages, mask, o):
     delta=st.sampled_from([None, 1.5]),
     num_tokens=st.sampled_from([None, 37]),
 )
-def test_the_loss_equals_its_definition_token_by_token(
-    loss_type, shape, seed, beta, kl, epsilons, delta, num_tokens
-):
+def test_the_loss_equals_its_definition_token_by_token(loss_type, shape, seed, beta, kl, epsilons, delta, num_tokens):
     logp, old, ref, advantages, mask = batch(*shape, seed=seed)
     options = {"loss_type": loss_type, "beta": beta, "kl": kl, "delta": delta, "num_tokens": num_tokens}
     options |= dict(zip(("epsilon_low", "epsilon_high"), epsilons, strict=True))
@@ -78,9 +76,9 @@ def test_the_gradient_is_that_of_the_loss(loss_type):
     logp, old, ref, advantages, mask = batch(spread=0.2)
 
     def loss(logp):
-        return policy_loss(
-            logp, old, advantages, mask, loss_type=loss_type, ref_logp=ref, beta=0.04, epsilon_low=0.1
-        )[0]
+        return policy_loss(logp, old, advantages, mask, loss_type=loss_type, ref_logp=ref, beta=0.04, epsilon_low=0.1)[
+            0
+        ]
 
     if loss_type == "cispo":  # its weight is a constant on purpose, which finite differences do not know
         loss(logp).backward()
@@ -103,9 +101,7 @@ def test_normalisations_of_a_ragged_batch_by_hand():
     # ratios are 1, so that a token's loss is −A: completion 1 has one token of −1, completion 2 three of +2
     logp, advantages = torch.zeros(2, 5), tensor([1.0, -2.0])
     mask = tensor([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
-    losses = {
-        name: policy_loss(logp, logp, advantages, mask, loss_type=name)[0].item() for name in LOSS_TYPES
-    }
+    losses = {name: policy_loss(logp, logp, advantages, mask, loss_type=name)[0].item() for name in LOSS_TYPES}
     assert losses == pytest.approx(
         {"grpo": 0.5, "gspo": 0.5, "dr_grpo": 5 / 10, "dapo": 5 / 4, "bnpo": 5 / 4, "cispo": 0.0}
     )
@@ -116,9 +112,7 @@ def test_parts_of_a_batch_add_up_under_the_global_token_count(loss_type):
     logp, old, _, advantages, mask = batch(completions=4)
     whole, _ = policy_loss(logp, old, advantages, mask, loss_type=loss_type)
     parts = [
-        policy_loss(
-            logp[part], old[part], advantages[part], mask[part], loss_type=loss_type, num_tokens=mask.sum()
-        )[0]
+        policy_loss(logp[part], old[part], advantages[part], mask[part], loss_type=loss_type, num_tokens=mask.sum())[0]
         for part in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(sum(parts), whole)
@@ -205,9 +199,7 @@ def test_statistics_are_means_over_valid_tokens():
     ratios = tensor([[0.5, 1.0, 1.5, 9.0], [0.5, 1.5, 1.1, 1.0]])
     mask, advantages = tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), tensor([1.0, -1.0])
     old, ref = torch.zeros(2, 4), torch.full((2, 4), -1.0)
-    _, stats = policy_loss(
-        ratios.log().requires_grad_(), old, advantages, mask, loss_type="dapo", ref_logp=ref
-    )
+    _, stats = policy_loss(ratios.log().requires_grad_(), old, advantages, mask, loss_type="dapo", ref_logp=ref)
     deltas = (ref - ratios.log())[mask.bool()]
     assert {name: value.item() for name, value in stats.items()} == pytest.approx(
         {
@@ -221,9 +213,7 @@ def test_statistics_are_means_over_valid_tokens():
     assert not any(value.requires_grad or value.ndim for value in stats.values())
     # cispo caps the weight whatever the advantage, and has no lower bound
     _, stats = policy_loss(ratios.log(), old, advantages, mask, loss_type="cispo")
-    assert (stats["clip_ratio/low_mean"].item(), stats["clip_ratio/high_mean"].item()) == pytest.approx(
-        (0, 2 / 7)
-    )
+    assert (stats["clip_ratio/low_mean"].item(), stats["clip_ratio/high_mean"].item()) == pytest.approx((0, 2 / 7))
     assert "kl" not in stats
 
 
@@ -266,9 +256,7 @@ def test_nothing_flows_back_but_through_the_policy(which):
 def test_every_option_out_of_range_is_named_at_once():
     zeros = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="policy_loss") as error:
-        policy_loss(
-            zeros, zeros, zeros[0], zeros, loss_type="ppo", kl="k4", beta=0.1, epsilon_low=2.0, delta=1.1
-        )
+        policy_loss(zeros, zeros, zeros[0], zeros, loss_type="ppo", kl="k4", beta=0.1, epsilon_low=2.0, delta=1.1)
     for part in (
         "'ppo'; known: grpo, dr_grpo, dapo, bnpo, gspo, cispo",
         "'k4'; known: k1, k2, k3",

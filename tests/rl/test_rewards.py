@@ -113,9 +113,7 @@ rows = st.lists(st.lists(probability, min_size=4, max_size=4), max_size=6)
     max_labels=st.integers(1, 5),
     variant=st.sampled_from(VARIANTS),
 )
-def test_the_reward_equals_the_definition_sentence_by_sentence(
-    batch, neutral, threshold, max_labels, variant
-):
+def test_the_reward_equals_the_definition_sentence_by_sentence(batch, neutral, threshold, max_labels, variant):
     rewards = explanation_reward(
         [tensor(probs).reshape(-1, 4) for probs, _ in batch],
         [target for _, target in batch],

@@ -1,0 +1,85 @@
+"""Users' own clips: one JSONL file a split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from erv_lightning.data.sample import QUESTION, ClipSource, Sample
+from erv_lightning.labels import LabelSpace, get_label_space
+
+SHOWN = 10  # problems listed in one error
+
+
+class JsonlClips(ClipSource):
+    """Rows with at least `clip` and `label`; docs/data.md lists the optional fields.
+
+    Args:
+        root: folder of the JSONL files; clip paths are relative to it.
+        pattern: file of a split.
+        label_space: of rows that name none.
+        question: of rows that have none.
+    """
+
+    def __init__(
+        self, root: str, pattern: str = "{split}.jsonl", label_space: str = "dfew", question: str = QUESTION
+    ) -> None:
+        self.root, self.pattern = Path(root), pattern
+        self.label_space, self.question = label_space, question
+
+    def samples(self, split: str) -> list[Sample]:
+        """The rows of a split's file.
+
+        Raises:
+            ValueError: a missing file, or all bad rows at once, each with its line number.
+        """
+        path = self.root / self.pattern.format(split=split)
+        if not path.is_file():
+            raise ValueError(f"no file {str(path)!r} for the split {split!r}: check data.source.init_args.root")
+        samples, problems = [], []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                samples.append(self._sample(json.loads(line), split, f"{path}:{number}"))
+            except (ValueError, TypeError) as error:
+                problems.append(f"{path}:{number}: {error}")
+        if problems:
+            more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+            raise ValueError("; ".join(problems[:SHOWN]) + more)
+        return samples
+
+    def _sample(self, row: Any, split: str, record: str) -> Sample:
+        if not isinstance(row, dict):
+            raise ValueError("a JSON object is needed")
+        missing = [key for key in ("clip", "label") if not isinstance(row.get(key), str)]
+        if missing:
+            raise ValueError(f"no text under {missing}")
+        space = get_label_space(row.get("label_space", self.label_space))
+        sentence_labels = row.get("sentence_labels") or ()
+        return Sample(
+            id=str(row.get("id", Path(record).name)),
+            dataset=str(row.get("dataset", self.root.name)),
+            clip=str(self.root / row["clip"]),
+            question=row.get("question", self.question),
+            label_space=space.name,
+            label=_known(space, row["label"]),
+            split=split,
+            explanation=row.get("explanation", ""),
+            sentence_labels=tuple(
+                None if labels is None else tuple(_known(space, label) for label in labels)
+                for labels in sentence_labels
+            ),
+            subtitle=row.get("subtitle", ""),
+            fold=row.get("fold"),
+            record=record,
+        )
+
+
+def _known(space: LabelSpace, label: str) -> str:
+    """The space's own name for a label."""
+    index = space.id(label)
+    if index < 0:
+        raise ValueError(f"label {label!r} is not in the label space {space.name!r}: {', '.join(space.names)}")
+    return space.names[index]

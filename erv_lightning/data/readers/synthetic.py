@@ -1,0 +1,141 @@
+"""The built-in data set: drawn faces and synthesised voices in real mp4 files, made once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from erv_lightning.data.encode import write_mp4
+from erv_lightning.data.grammar import Explanation, is_taught, write_explanation
+from erv_lightning.data.sample import ClipSource, Sample
+from erv_lightning.data.synthetic import EXPRESSION, FPS, SAMPLE_RATE, render
+
+VERSION = 1  # of the generator: another version makes other clips, in another folder
+QUESTION = (
+    "Which emotion is the most obvious?\nOutput the thinking process in <think> </think> and final emotion in "
+    "<answer> </answer> tags."
+)
+
+
+class SyntheticClips(ClipSource):
+    """Seven DFEW emotions, balanced, in one-second clips; bit-identical wherever they are made.
+
+    Args:
+        root: where clips are kept.
+        seed: of everything.
+        train: clips of the cold start, with explanations.
+        rl: clips for GRPO, with labels only.
+        val, test: clips for evaluation, with truthful explanations.
+        mislabelled: share of the training explanations that describe another emotion, as noisy annotation does;
+            their labels stay true.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/synthetic",
+        seed: int = 0,
+        train: int = 700,
+        rl: int = 420,
+        val: int = 140,
+        test: int = 350,
+        mislabelled: float = 0.4,
+    ) -> None:
+        if not 0 <= mislabelled <= 1 or min(train, rl, val, test) < 0:
+            raise ValueError("SyntheticClips needs counts ≥ 0 and mislabelled between 0 and 1")
+        self.seed, self.mislabelled = seed, mislabelled
+        self.counts = {"train": train, "rl": rl, "val": val, "test": test}
+        self.folder = Path(root) / f"v{VERSION}-seed{seed}"
+
+    def samples(self, split: str) -> list[Sample]:
+        """Samples of ``train``, ``rl``, ``val`` or ``test``."""
+        if split not in self.counts:
+            raise ValueError(f"the built-in clips have no split {split!r}, only {', '.join(self.counts)}")
+        labels = [_emotion(index) for index in range(self.counts[split])]
+        described = self._described(split, labels)
+        return [self._sample(split, index, label, described[index]) for index, label in enumerate(labels)]
+
+    def prepare(self) -> None:
+        """Makes the clips that are missing, in parallel. An interrupted call is completed by the next."""
+        jobs = [
+            (str(path), emotion, key)
+            for split, count in self.counts.items()
+            for path, emotion, key in self._jobs(split, count)
+            if not path.exists()
+        ]
+        if not jobs:
+            return
+        for split in self.counts:
+            (self.folder / split).mkdir(parents=True, exist_ok=True)
+        workers = min(len(os.sched_getaffinity(0)), len(jobs))
+        # spawn: forking a process that already runs torch's threads can hang
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            done = pool.map(_make, jobs, chunksize=8)
+            for _ in track(done, f"making {len(jobs)} clips in {self.folder}", total=len(jobs)):
+                pass
+
+    # -- what a clip is ------------------------------------------------------------------------------------------
+
+    def _jobs(self, split: str, count: int) -> Iterator[tuple[Path, str, str]]:
+        for index in range(count):
+            yield self._path(split, index), _emotion(index), f"{self.seed}/{split}/{index}"
+
+    def _path(self, split: str, index: int) -> Path:
+        return self.folder / split / f"{split}-{index:04d}.mp4"
+
+    def _described(self, split: str, labels: list[str]) -> list[str]:
+        """The emotion that each explanation describes: the label, or for some training clips another one."""
+        described = list(labels)
+        if split != "train":
+            return described
+        rng = random.Random(f"mislabelled/{self.seed}")
+        # The first clips of every emotion come first, so that the noise is spread evenly over the emotions.
+        order = sorted(range(len(labels)), key=lambda index: (rng.random(), index))
+        order.sort(key=lambda index: sum(labels[other] == labels[index] for other in order[: order.index(index)]))
+        for index in order[: round(self.mislabelled * len(labels))]:
+            described[index] = rng.choice([emotion for emotion in EXPRESSION if emotion != labels[index]])
+        return described
+
+    def _sample(self, split: str, index: int, label: str, described: str) -> Sample:
+        explanation, sentence_labels = "", ()
+        if split != "rl":
+            written = write_explanation(described, random.Random(f"{self.seed}/{split}/{index}"))
+            explanation, sentence_labels = written.text, _labels(written, described, only_taught=split == "train")
+        return Sample(
+            id=f"{split}-{index:04d}",
+            dataset="synthetic",
+            clip=str(self._path(split, index)),
+            question=QUESTION,
+            label_space="dfew",
+            label=label,
+            split=split,
+            explanation=explanation,
+            sentence_labels=sentence_labels,
+            record=f"built-in clip {split}-{index:04d}",
+        )
+
+
+def _emotion(index: int) -> str:
+    emotions = tuple(EXPRESSION)
+    return emotions[index % len(emotions)]
+
+
+def _labels(written: Explanation, emotion: str, only_taught: bool) -> tuple[tuple[str, ...] | None, ...]:
+    """What each sentence really conveys; in training only for the phrases that the verifier may learn."""
+    return tuple((emotion,) if is_taught(phrase) or not only_taught else None for phrase in written.phrases)
+
+
+def _make(job: tuple[str, str, str]) -> None:
+    """One clip; its random numbers depend on its own key alone, so the order of making does not matter."""
+    path, emotion, key = job
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    frames, audio = render(emotion, np.random.default_rng(seed))
+    write_mp4(Path(path), frames, audio, FPS, SAMPLE_RATE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
+from erv_lightning import config_files
 from erv_lightning.errors import one_line
 
 USAGE = """python -m erv_lightning VERB …
@@ -21,9 +23,16 @@ VERB --help tells more. ERV_DEBUG=1 shows the whole traceback of an error."""
 
 
 def _lightning(verb: str) -> Callable[[list[str]], int]:
-    from erv_lightning.cli import main
+    def run(argv: list[str]) -> int:
+        # The files are checked before the heavy imports: a mistyped path should not take seconds to report.
+        helped = {"-h", "--help"} & set(argv)
+        files = [] if helped else config_files.read(config_files.paths_in(argv))
+        stage = "sft" if helped else config_files.stage_of(files)
+        from erv_lightning.cli import main
 
-    return lambda argv: main([verb, *argv])
+        return main([verb, *argv], files, stage)
+
+    return run
 
 
 def _compare(verb: str) -> Callable[[list[str]], int]:
@@ -48,9 +57,18 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "demo": _demo,
 }
 
+# Warnings of libraries about themselves, which no user can act on.
+QUIET = (
+    r"LightningCLI's args parameter is intended",
+    r".*isinstance\(treespec, LeafSpec\)",
+    r"Experiment logs directory .* exists and is not empty",
+    r"The '\w+_dataloader' does not have many workers",
+    r".*Consider increasing the value of the `num_workers` argument",
+)
+
 
 def main(argv: list[str]) -> int:
-    """Runs a verb; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """Runs a verb; returns the exit status: 0 done, 2 an error that one line explains, 130 interrupted."""
     if not argv or argv[0] in {"-h", "--help", "help"}:
         print(USAGE)
         return 0
@@ -58,6 +76,8 @@ def main(argv: list[str]) -> int:
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}, one of {', '.join(VERBS)} is needed", file=sys.stderr)
         return 2
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", message=pattern)
     try:
         return VERBS[verb](verb)(rest)
     except KeyboardInterrupt:

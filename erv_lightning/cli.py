@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +25,11 @@ from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.errors import ConfigError, ParseError, explain_parse_error
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
+from erv_lightning.prerequisites import train_missing
 from erv_lightning.runs import RunFolder
 
 # What tells a good checkpoint, by stage.
 BEST_BY = {"sft": "val/fcr", "grpo": "val/fcr", "verifier": "val/f1_macro"}
-
-# Overlays that a stage hands on to the stages it builds on, by config group.
-HANDED_ON = {"sft": {"model", "data", "judge", "trainer"}, "verifier": {"data", "trainer"}}
-
 
 # Settings of a run that belong to neither trainer, model nor data: default and meaning.
 _SETTINGS = {
@@ -85,14 +79,9 @@ class ErvCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Stage, name and what several parts of a config refer to."""
         parser.add_argument("--stage", type=Literal["sft", "verifier", "grpo"], help="which stage this config is for")
-        parser.add_argument("--name", type=str, default="default", help="name of the run within its stage")
-        parser.add_argument("--runs", type=str, default="runs", help="folder that holds the runs of all stages")
-        parser.add_argument(
-            "--base", type=str, default="tiny", help="model that SFT starts from: tiny, folder or hub id"
-        )
-        parser.add_argument("--from_sft", type=str, default="default", help="name of the SFT run that GRPO starts from")
-        parser.add_argument("--from_verifier", type=str, default="default", help="name of the verifier run GRPO uses")
         parser.add_argument("--max_new_tokens", type=int, default=512, help="longest response, in tokens")
+        for name, (default, meaning) in _SETTINGS.items():
+            parser.add_argument(f"--{name}", type=str, default=default, help=meaning)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     @property
@@ -101,12 +90,11 @@ class ErvCLI(LightningCLI):
         return self.config[self.config.subcommand]
 
     def before_instantiate_classes(self) -> None:
-        """Makes room for the run and trains the stages it builds on, before any model is loaded."""
+        """Trains the stages that the run builds on, and finds its checkpoint, before any model is loaded."""
         settings = self.settings
         self.run = RunFolder(Path(settings.runs), self.stage, settings.name)
         if self.subcommand == "fit":
-            self._train_what_is_missing()
-            self._open_run_folder()
+            rank_zero_only(train_missing)(settings, self.stage, self.files)
         elif settings.get("ckpt_path") is None:
             if not self.run.best.is_file():
                 raise ConfigError(
@@ -116,9 +104,14 @@ class ErvCLI(LightningCLI):
             settings["ckpt_path"] = str(self.run.best)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.run.last)
+            if not self.run.last.is_file():
+                raise ConfigError(
+                    f"{self.run.last} does not exist: there is nothing to go on with, leave --ckpt_path out"
+                )
 
     @rank_zero_only
-    def _open_run_folder(self) -> None:
+    def before_fit(self) -> None:
+        """Makes room for the run, once everything it needs has been built without an error."""
         settings = self.settings
         if settings.trainer.fast_dev_run:  # leaves no files
             return
@@ -132,41 +125,13 @@ class ErvCLI(LightningCLI):
         self.run.path.mkdir(parents=True, exist_ok=True)
         dump = self.parser.dump(self.config, skip_none=False, format="yaml")
         resolved: dict[str, Any] = yaml.safe_load(dump)[self.config.subcommand]
-        resolved.pop("config", None)
+        for how in ("config", "ckpt_path"):  # say how the run was started, not what it is
+            resolved.pop(how, None)
         self.run.config.write_text(
             f"# resolved; run it again: python -m erv_lightning fit -c {self.run.config}\n"
-            + yaml.safe_dump(resolved, sort_keys=False)
+            + yaml.safe_dump(resolved, sort_keys=False),
+            encoding="utf-8",
         )
-
-    @rank_zero_only
-    def _train_what_is_missing(self) -> None:
-        """Runs `fit` of an earlier stage for every export in the settings that does not exist yet."""
-        for path in sorted(_strings(self.settings.model)):
-            run = RunFolder.of_export(path)
-            if run is None or run.export.is_dir():
-                continue
-            config = Path(self.files[0].path).parent / f"{run.stage}.yaml"
-            if run.stage == self.stage or not config.is_file():
-                raise ConfigError(f"{path} does not exist, and there is no {config} to make it with")
-            overlays = [file.path for file in self.files if file.group in HANDED_ON[run.stage]]
-            given = [word for file in (str(config), *overlays) for word in ("-c", file)]
-            command = [
-                sys.executable,
-                "-m",
-                "erv_lightning",
-                "fit",
-                *given,
-                "--name",
-                run.name,
-                "--runs",
-                str(run.root),
-            ]
-            rank_zero_info(f"{run.export} is not there yet: training it first with\n  {' '.join(command[1:])}")
-            status = subprocess.run(command, check=False).returncode
-            if status != 0:
-                raise ConfigError(
-                    f"the {run.stage} stage did not finish (exit status {status}), so this one cannot start"
-                )
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -192,39 +157,22 @@ class ErvCLI(LightningCLI):
             best,
             LearningRateMonitor("step"),
             NonFiniteGuard(self.run.path / "bad_batches"),
-            self.interrupt,
             RolloutLog(self.run.path / "rollouts.jsonl"),
+            self.interrupt,  # after the logs: it may end the run
             PredictionWriter(self.run),
             ExportBest(self.run),
         ]
         if self.subcommand != "fit" or trainer.get("fast_dev_run"):
             callbacks = [PredictionWriter(self.run)]
         own = trainer.get("callbacks") or []
+        own = own if isinstance(own, list) else [own]
         return super().instantiate_trainer(
             logger=loggers, callbacks=[*own, *callbacks], default_root_dir=str(self.run.path), **kwargs
         )
 
 
-def _strings(value: Any) -> set[str]:
-    """Every string in nested settings."""
-    if isinstance(value, str):
-        return {value}
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return set().union(*(_strings(item) for item in value.values())) if value else set()
-    if isinstance(value, (list, tuple)):
-        return set().union(*(_strings(item) for item in value)) if value else set()
-    return set()
-
-
-def main(argv: list[str]) -> int:
-    """Runs one of the four verbs; returns the exit status."""
-    if not {"-h", "--help"} & set(argv):
-        files = config_files.read(config_files.paths_in(argv))
-        stage = config_files.stage_of(files)
-    else:
-        files, stage = [], "sft"
+def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> int:
+    """Runs one of the four verbs over checked config files; returns the exit status."""
     cli: ErvCLI = ErvCLI.__new__(ErvCLI)  # at hand below even when its constructor, which runs the verb, raises
     try:
         cli.__init__(argv, files, stage)  # type: ignore[misc]
@@ -232,6 +180,7 @@ def main(argv: list[str]) -> int:
         contents = {file.path: file.content for file in files}
         raise ConfigError(explain_parse_error(str(error), _known_keys(), contents)) from error
     except SystemExit as stop:
-        interrupt = getattr(cli, "interrupt", None)
-        return 130 if interrupt is not None and interrupt.interrupted else int(stop.code or 0)
+        interrupted = getattr(getattr(cli, "interrupt", None), "interrupted", False)
+        interrupted = interrupted or isinstance(stop.__context__, KeyboardInterrupt)
+        return 130 if interrupted else int(stop.code or 0)
     return 0

@@ -31,8 +31,8 @@ class NonFiniteGuard(L.Callback):
         self.folder, self.patience = folder, patience
         self.skipped = 0
         self.in_a_row = 0
-        self._batch: Any = None
-        self._loss: float | None = None
+        self._batches: list[Any] = []  # since the last optimiser step: with accumulation any may be the culprit
+        self._losses: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Counters survive a resume."""
@@ -44,11 +44,13 @@ class NonFiniteGuard(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Remembers the batch."""
-        self._batch = batch
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._batches, self._losses = [], []
+        self._batches.append(batch)
 
     def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor) -> None:
         """Remembers the loss."""
-        self._loss = loss.detach()  # type: ignore[assignment]  # read only when a step is skipped: no sync here
+        self._losses.append(loss.detach())  # read only when a step is skipped: no device sync here
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
         """Takes the gradients away from a bad step: an optimiser without gradients does nothing."""
@@ -72,19 +74,20 @@ class NonFiniteGuard(L.Callback):
             rank_zero_warn(f"step {trainer.global_step}: gradient not finite, step skipped, batch written to {path}")
         if self.in_a_row >= self.patience:
             raise FloatingPointError(
-                f"{self.in_a_row} steps in a row had a non-finite loss or gradient; their batches are in {self.folder}. "
+                f"{self.in_a_row} steps in a row had a non-finite loss or gradient; their batches are in "
+                f"{self.folder}. "
                 "Usual causes: a learning rate too high (model.init_args.lr), float16, or a broken clip"
             )
 
     def _dump(self, step: int, parameters: list[str]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:06d}.json"
-        if isinstance(self._batch, ClipBatch):
-            samples: list[Any] = [sample.to_json() for sample in self._batch.samples]
-        else:
-            samples = [repr(item) for item in self._batch]
-        loss = None if self._loss is None else repr(float(self._loss))
-        path.write_text(
-            json.dumps({"step": step, "loss": loss, "parameters": parameters, "samples": samples}, indent=1)
-        )
+        batches = [
+            [sample.to_json() for sample in batch.samples] if isinstance(batch, ClipBatch) else [repr(i) for i in batch]
+            for batch in self._batches
+        ]
+        # repr: JSON has no NaN
+        losses = [repr(float(loss)) for loss in self._losses]
+        row = {"step": step, "losses": losses, "parameters": parameters, "batches": batches}
+        path.write_text(json.dumps(row, indent=1, ensure_ascii=False), encoding="utf-8")
         return path

@@ -26,7 +26,7 @@ class PredictionWriter(L.Callback):
         if trainer.is_global_zero:
             self.run.path.mkdir(parents=True, exist_ok=True)
             summary = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            (self.run.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            (self.run.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """predictions.jsonl of a policy."""
@@ -44,5 +44,5 @@ class PredictionWriter(L.Callback):
         rows = [shard[i] for i in range(len(shards[0])) for shard in shards if i < len(shard)]
         self.run.path.mkdir(parents=True, exist_ok=True)
         path = self.run.path / "predictions.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         rank_zero_info(f"predictions: {path}")

@@ -26,5 +26,5 @@ class RolloutLog(L.Callback):
         if not isinstance(module, GRPOModule) or not trainer.is_global_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in module.rollouts)

@@ -65,7 +65,7 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
     """Every labelled sentence of the samples' explanations, in order.
 
     Raises:
-        ValueError: a sample whose sentence labels do not match its sentences in number.
+        ValueError: a sample whose sentence labels do not match its sentences in number, or its label space.
     """
     found = []
     for sample in samples:
@@ -77,7 +77,11 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
                 f"{sample.record or sample.id}: {len(sample.sentence_labels)} sentence labels for "
                 f"{len(sentences)} sentences"
             )
-        pairs = zip(sentences, sample.sentence_labels, strict=True)
+        pairs = list(zip(sentences, sample.sentence_labels, strict=True))
+        space = get_label_space(sample.label_space)
+        unknown = [label for _, labels in pairs for label in labels or () if space.id(label) < 0]
+        if unknown:
+            raise ValueError(f"{sample.record or sample.id}: sentence labels {unknown} are not in {space.name!r}")
         found += [Sentence(text, labels) for text, labels in pairs if labels is not None]
     return found
 

@@ -29,10 +29,10 @@ def write_mp4(path: Path, frames: ByteArray, audio: FloatArray | None, fps: int,
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
         with av.open(str(unfinished), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            # One thread: how x264 splits a picture depends on the number of threads.
-            video: Any = container.add_stream(
-                "libx264", rate=fps, options={"threads": "1", "crf": "18", "preset": "veryfast"}
-            )
+            # One thread: how x264 splits a picture depends on the number of threads. No look-ahead (zerolatency): its
+            # macroblock tree reads memory that nobody wrote, and the same pictures give other bytes each time.
+            options = {"threads": "1", "crf": "20", "preset": "veryfast", "tune": "zerolatency"}
+            video: Any = container.add_stream("libx264", rate=fps, options=options)
             video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
             video.codec_context.flags |= av.codec.context.Flags.bitexact
             sound: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def load_clip(
         what = "is a folder, not a clip" if Path(path).is_dir() else "does not exist"
         raise ClipError(f"clip {str(path)!r}{origin} {what}: correct the path, or take the record out")
     try:
+        if _is_cut_off(Path(path)):
+            raise EOFError("the file ends within a box")
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ClipError(f"clip {str(path)!r}{origin} has no video stream: take the record out")
@@ -95,6 +98,23 @@ def load_clip(
     if audio is not None:
         wave[: len(audio)] = audio[:length]
     return Clip(pixels.contiguous(), wave, sample_rate, num_frames / max(duration, 1e-6), audio is not None)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether an mp4 or mov file is shorter than its boxes say: FFmpeg may open it without its last track."""
+    end, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= end:
+            file.seek(position)
+            size, kind = struct.unpack(">I4s", file.read(8))
+            if position == 0 and kind != b"ftyp":
+                return False  # another container
+            if size == 1:  # the size follows in eight bytes
+                size = int.from_bytes(file.read(8), "big")
+            if size == 0:  # up to the end of the file
+                return False
+            position += max(size, 8)
+    return position != end
 
 
 def _read_frames(container: Any, num_frames: int) -> tuple[list[np.ndarray], float]:

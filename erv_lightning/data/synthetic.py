@@ -18,7 +18,8 @@ SIZE = 112  # pixels, square
 FPS = 12
 SECONDS = 1.0
 SAMPLE_RATE = 16000
-SUPERSAMPLING = 3  # drawn larger and scaled down, for smooth edges
+ZOOM = 1.3  # the face fills the picture, as in the face crops of the real data sets
+SUPERSAMPLING = 2  # drawn larger and scaled down, for smooth edges
 
 # emotion → (face, voice)
 EXPRESSION = {
@@ -122,23 +123,23 @@ class _Person:
     fringe: float
 
 
-SKINS = ((255, 224, 196), (240, 200, 165), (224, 172, 132), (190, 138, 100), (145, 100, 70), (105, 72, 52))
-HAIRS = ((35, 28, 24), (80, 52, 32), (140, 90, 45), (205, 165, 95), (120, 120, 125))
+SKINS = ((250, 220, 195), (238, 200, 168), (225, 180, 143), (205, 158, 120), (180, 132, 98), (158, 114, 84))
+HAIRS = ((35, 28, 24), (62, 42, 30), (92, 62, 38), (70, 70, 74))
 
 
 def _person(rng: np.random.Generator) -> _Person:
-    light = rng.uniform(0.82, 1.08)
+    light = rng.uniform(0.88, 1.05)
     skin, hair = SKINS[rng.integers(len(SKINS))], HAIRS[rng.integers(len(HAIRS))]
     return _Person(
         skin=_shade(skin, light),
         hair=_shade(hair, light),
-        background=_shade(tuple(int(v) for v in rng.integers(60, 225, 3)), light),
-        centre=(0.5 + rng.uniform(-0.05, 0.05), 0.53 + rng.uniform(-0.04, 0.04)),
+        background=_shade(tuple(int(v) for v in rng.integers(110, 190, 3)), light),
+        centre=(0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.03, 0.03)),
         width=rng.uniform(0.29, 0.35),
         height=rng.uniform(0.38, 0.43),
-        eye=rng.uniform(0.062, 0.08),
-        gap=rng.uniform(0.125, 0.155),
-        brow=rng.uniform(0.016, 0.026),
+        eye=rng.uniform(0.078, 0.094),
+        gap=rng.uniform(0.13, 0.15),
+        brow=rng.uniform(0.03, 0.04),
         fringe=rng.uniform(0.1, 0.2),
     )
 
@@ -146,7 +147,7 @@ def _person(rng: np.random.Generator) -> _Person:
 def _draw_clip(face: Face, rng: np.random.Generator) -> ByteArray:
     person = _person(rng)
     count = int(FPS * SECONDS)
-    intensity = rng.uniform(0.6, 1.05)
+    intensity = rng.uniform(0.7, 1.1)
     onset, length = rng.uniform(-0.2, 0.1), rng.uniform(0.15, 0.4)
     sway, blink = rng.uniform(-0.015, 0.015), int(rng.integers(-6, count))
     grain = rng.normal(0, 3, (count, SIZE, SIZE, 1))
@@ -165,7 +166,7 @@ def _draw(person: _Person, face: Face, sway: float, time: float) -> np.ndarray[A
     full = SIZE * SUPERSAMPLING
     image = Image.new("RGB", (full, full), person.background)
     pen = ImageDraw.Draw(image)
-    scale = full * (1 + face.jolt)
+    scale = full * ZOOM * (1 + face.jolt)
     x0, y0 = (person.centre[0] + sway) * full, (person.centre[1] + face.nod * time) * full
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -210,16 +211,16 @@ def _eyes(oval: Any, pen: ImageDraw.ImageDraw, at: Any, person: _Person, face: F
 
 def _mouth(pen: ImageDraw.ImageDraw, at: Any, face: Face, scale: float, dark: tuple[int, int, int]) -> None:
     """Lips as two curves between the corners; dark between them where they part."""
-    reach, y = 0.115 * face.mouth_width, 0.205
+    reach, y = 0.14 * face.mouth_width, 0.2
     steps = np.linspace(-1, 1, 25)
-    middle = y + 0.075 * face.mouth_curve * (0.5 - steps**2)  # corners above the middle for a smile
-    part = 0.115 * face.mouth_open * np.sqrt(1 - steps**2)
+    middle = y + 0.11 * face.mouth_curve * (0.5 - steps**2)  # corners above the middle for a smile
+    part = 0.13 * face.mouth_open * np.sqrt(1 - steps**2)
     upper = [at(reach * s, m - 0.35 * p) for s, m, p in zip(steps, middle, part, strict=True)]
     lower = [at(reach * s, m + p) for s, m, p in zip(steps, middle, part, strict=True)]
     pen.polygon([*upper, *reversed(lower)], fill=(95, 25, 30))
     lip = _mix(dark, (170, 50, 55), 0.6)
-    pen.line(upper, fill=lip, width=round(0.02 * scale), joint="curve")
-    pen.line(lower, fill=lip, width=round(0.024 * scale), joint="curve")
+    pen.line(upper, fill=lip, width=round(0.03 * scale), joint="curve")
+    pen.line(lower, fill=lip, width=round(0.034 * scale), joint="curve")
 
 
 def _shade(colour: tuple[int, ...], factor: float) -> tuple[int, int, int]:

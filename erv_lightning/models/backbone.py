@@ -96,6 +96,7 @@ class Backbone(nn.Module, ABC):
     """
 
     model: nn.Module
+    has_lora: bool = False
 
     @property
     @abstractmethod

@@ -35,14 +35,14 @@ class GRPOModule(PolicyModule):
     Args:
         backbone: see `PolicyModule`; starts from the exported SFT policy.
         judge: see `PolicyModule`.
-        verifier: folder or hub id of the verifier; read only if the explanation reward has a weight.
+        verifier: folder or hub id of the verifier; null if no reward asks it.
         rewards: name → weight of `format`, `accuracy`, `explanation` and `reward_functions`; 0 switches one off.
         reward_functions: name → ``module:function`` or ``file.py:function`` for rewards of one's own.
         explanation: how sentence probabilities become the explanation reward.
         generations_per_prompt: G, at least 2.
         sampling: of training completions.
         beta: weight of the KL penalty; 0 keeps no reference.
-        evaluation, lr, weight_decay, warmup, schedule: see `PolicyModule`.
+        evaluation, lr, betas, weight_decay, warmup, schedule: see `PolicyModule`.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class GRPOModule(PolicyModule):
         beta: float = 0.04,
         evaluation: Sampling = Sampling(temperature=0.3, top_p=0.9),  # noqa: B008  # frozen
         lr: float = 1e-6,
+        betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: float = 0.0,
         schedule: Schedule = "linear",
     ) -> None:
-        super().__init__(backbone, judge, evaluation, lr, weight_decay, warmup, schedule)
+        super().__init__(backbone, judge, evaluation, lr, betas, weight_decay, warmup, schedule)
         if generations_per_prompt < 2 or sampling.temperature == 0 or sampling.top_p < 1:
             raise ValueError(
                 "GRPO compares completions of one prompt: it needs generations_per_prompt ≥ 2, "
@@ -85,12 +86,11 @@ class GRPOModule(PolicyModule):
         super().setup(stage)
         if stage != "fit":
             return
-        if self.reward.needs_verifier:
-            assert self.verifier_path is not None
+        if self.verifier_path is not None:
             verifier = EmotionVerifier.from_pretrained(self.verifier_path).requires_grad_(False).eval()
             verifier.output_index(self.space)  # raises if it knows other labels than the data
             self._frozen["verifier"] = verifier
-        if self.beta > 0 and not getattr(self.backbone, "has_lora", False):
+        if self.beta > 0 and not self.backbone.has_lora:
             self._frozen["reference"] = copy.deepcopy(self.backbone).requires_grad_(False).eval()
 
     def on_fit_start(self) -> None:
@@ -136,6 +136,7 @@ class GRPOModule(PolicyModule):
             drawn.token_ids,
             drawn.mask,
             temperature=self.sampling.temperature,
+            entropy=True,
             unsayable_ids=backbone.unsayable_ids,
         )
 
@@ -190,8 +191,10 @@ class GRPOModule(PolicyModule):
             values[f"rewards/{name}/mean"] = part.mean()
             values[f"rewards/{name}/std"] = part.std()
         values |= {name: value for name, value in stats.items() if name == "kl"}
-        self.log("train/reward", values.pop("reward"), prog_bar=True, batch_size=len(rewards))
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(rewards))
+        reward = values.pop("reward").to(self.device)
+        self.log("train/reward", reward, prog_bar=True, batch_size=len(rewards), sync_dist=True)
+        named = {f"train/{name}": value.to(self.device) for name, value in values.items()}
+        self.log_dict(named, batch_size=len(rewards), sync_dist=True)
 
     def _keep_rollouts(
         self,

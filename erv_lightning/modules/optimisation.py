@@ -19,6 +19,7 @@ def adamw(
     parameters: Iterable[nn.Parameter],
     *,
     lr: float,
+    betas: tuple[float, float],
     weight_decay: float,
     warmup: float,
     schedule: Schedule,
@@ -29,11 +30,12 @@ def adamw(
         module: whose trainer tells the number of optimiser steps.
         parameters: what to train.
         lr: peak learning rate.
+        betas: decay of the first and second moment.
         weight_decay: decoupled weight decay.
         warmup: fraction of all steps, in [0, 1).
         schedule: what follows the warm-up.
     """
-    optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(list(parameters), lr=lr, betas=betas, weight_decay=weight_decay)
     total = int(module.trainer.estimated_stepping_batches)
     name = "constant_with_warmup" if schedule == "constant" else schedule
     scheduler = get_scheduler(name, optimizer, num_warmup_steps=round(warmup * total), num_training_steps=total)

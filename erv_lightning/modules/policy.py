@@ -42,6 +42,7 @@ class PolicyModule(L.LightningModule):
         judge: names the emotion that an explanation conveys, for EEA, EPC and FCR. Never the reward's verifier.
         evaluation: how validation, test and prediction sample (the paper's: temperature 0.3, top_p 0.9).
         lr: peak learning rate.
+        betas: of AdamW.
         weight_decay: of AdamW.
         warmup: fraction of all steps.
         schedule: of the learning rate.
@@ -53,13 +54,14 @@ class PolicyModule(L.LightningModule):
         judge: Judge,
         evaluation: Sampling,
         lr: float,
+        betas: tuple[float, float],
         weight_decay: float,
         warmup: float,
         schedule: Schedule,
     ) -> None:
         super().__init__()
         self.make_backbone, self.judge, self.evaluation = backbone, judge, evaluation
-        self.optimisation = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
+        self.optimisation = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
         self.policy: Backbone | None = None
         self.rows: list[dict[str, Any]] = []
         self._silent: set[str] = set()
@@ -70,6 +72,8 @@ class PolicyModule(L.LightningModule):
         """Builds the policy, once."""
         if self.policy is None:
             self.policy = self.make_backbone()
+            # Adapter checkpoints leave out the frozen weights, which come from the pretrained folder.
+            self.strict_loading = not self.policy.has_lora
 
     @property
     def backbone(self) -> Backbone:
@@ -158,16 +162,15 @@ class PolicyModule(L.LightningModule):
     def count_silence(self, batch: ClipBatch, stage: str) -> None:
         """Logs how many clips were heard as silence, and warns of each once."""
         silent = warn_of_silence(batch, self._silent)
-        if silent and self.trainer.training:
-            self.log(f"{stage}/clips_without_audio", float(silent), reduce_fx="sum", batch_size=1)
+        if stage == "train" and silent:
+            self.log("train/clips_without_audio", float(silent), reduce_fx="sum", batch_size=1)
 
     # -- files -----------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All weights, or the adapters alone where only they train (the rest is in the pretrained folder)."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        if getattr(self.policy, "has_lora", False):
-            self.strict_loading = False
+        if self.policy is not None and self.policy.has_lora:
             state = {name: value for name, value in state.items() if "lora_" in name}
         return state
 

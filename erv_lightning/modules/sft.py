@@ -42,11 +42,12 @@ class SFTModule(PolicyModule):
         judge: Judge,
         evaluation: Sampling = Sampling(temperature=0.3, top_p=0.9),  # noqa: B008  # frozen
         lr: float = 2e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: float = 0.03,
         schedule: Schedule = "cosine",
     ) -> None:
-        super().__init__(backbone, judge, evaluation, lr, weight_decay, warmup, schedule)
+        super().__init__(backbone, judge, evaluation, lr, betas, weight_decay, warmup, schedule)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the response tokens of the batch."""

@@ -27,6 +27,7 @@ class VerifierModule(L.LightningModule):
     Args:
         pretrained: a folder or hub id of a sequence classifier, or ``tiny`` for the built-in small one.
         lr: peak learning rate.
+        betas: of AdamW.
         weight_decay: of AdamW.
         warmup: fraction of all steps.
         schedule: of the learning rate.
@@ -37,6 +38,7 @@ class VerifierModule(L.LightningModule):
         self,
         pretrained: str = TINY,
         lr: float = 3e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         warmup: float = 0.0,
         schedule: Schedule = "linear",
@@ -44,7 +46,7 @@ class VerifierModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.pretrained, self.seed = pretrained, seed
-        self.optimisation = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
+        self.optimisation = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
         self.verifier: EmotionVerifier | None = None
 
     def setup(self, stage: str) -> None:

@@ -49,6 +49,7 @@ def completion_logps(
     *,
     temperature: float = 1.0,
     unsayable_ids: Tensor | None = None,
+    entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of completion tokens given their prompts.
 
@@ -60,6 +61,7 @@ def completion_logps(
         mask: (N, C), True on real tokens.
         temperature: of the policy.
         unsayable_ids: see `log_distribution`.
+        entropy: work out entropies too; zeros otherwise.
 
     Returns:
         Log-probabilities and entropies, both (N, C), zero where the mask is False. Entropy has no gradient.
@@ -75,8 +77,10 @@ def completion_logps(
     states = backbone.hidden(embeds, positions, attention_mask(keys))[:, width - 1 : -1]
     logp_NCV = log_distribution(backbone.logits(states), temperature, unsayable_ids)
     logp = logp_NCV.gather(-1, token_ids[..., None]).squeeze(-1)
-    with torch.no_grad():
-        terms = torch.where(logp_NCV.isfinite(), logp_NCV.exp() * logp_NCV, 0.0)
-        entropy = -terms.sum(-1)
+    spread = torch.zeros_like(logp, requires_grad=False)
+    if entropy:
+        with torch.no_grad():
+            # A token without probability adds nothing; 0 · −inf would be NaN.
+            spread = -torch.where(logp_NCV.isfinite(), logp_NCV.exp() * logp_NCV, 0.0).sum(-1)
     zero = logp.new_zeros(())
-    return torch.where(mask.bool(), logp, zero), torch.where(mask.bool(), entropy, zero)
+    return torch.where(mask.bool(), logp, zero), torch.where(mask.bool(), spread, zero)

@@ -80,6 +80,8 @@ def _explanation(completions: Completions) -> Tensor:
         list(zip(texts, rows.tolist(), strict=True)) for texts, rows in zip(sentences, probs, strict=True)
     ]
     outputs = verifier.output_index(completions.space)
+    if min(completions.label_ids, default=0) < 0:
+        raise ValueError("a sample's label is not in its label space: the explanation reward has no target")
     rule = completions.rule
     return explanation_reward(
         probs,
@@ -141,7 +143,8 @@ def _load(name: str, target: str) -> RewardFunction:
     try:
         if where.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None and spec.loader is not None
+            if spec is None or spec.loader is None:
+                raise ImportError("no Python file")
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from erv_lightning.data.sample import QUESTION, ClipSource, Sample
 from erv_lightning.labels import LabelSpace, get_label_space
+from erv_lightning.text import split_sentences
 
 SHOWN = 10  # problems listed in one error
 
@@ -37,27 +38,40 @@ class JsonlClips(ClipSource):
         path = self.root / self.pattern.format(split=split)
         if not path.is_file():
             raise ValueError(f"no file {str(path)!r} for the split {split!r}: check data.source.init_args.root")
-        samples, problems = [], []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{str(path)!r} is not UTF-8 text: save it as UTF-8") from error
+        samples: dict[str, Sample] = {}
+        problems = []
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
-                samples.append(self._sample(json.loads(line), split, f"{path}:{number}"))
-            except (ValueError, TypeError) as error:
+                sample = self._sample(json.loads(line), split, f"{path}:{number}")
+                if sample.id in samples:
+                    raise ValueError(f"the id {sample.id!r} stands already at {samples[sample.id].record}")
+                samples[sample.id] = sample
+            except ValueError as error:
                 problems.append(f"{path}:{number}: {error}")
         if problems:
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise ValueError("; ".join(problems[:SHOWN]) + more)
-        return samples
+        return list(samples.values())
 
     def _sample(self, row: Any, split: str, record: str) -> Sample:
         if not isinstance(row, dict):
             raise ValueError("a JSON object is needed")
+        row = {key: value for key, value in row.items() if value is not None}
         missing = [key for key in ("clip", "label") if not isinstance(row.get(key), str)]
         if missing:
             raise ValueError(f"no text under {missing}")
+        _check_types(row)
         space = get_label_space(row.get("label_space", self.label_space))
-        sentence_labels = row.get("sentence_labels") or ()
+        sentence_labels = row.get("sentence_labels", [])
+        sentences = len(split_sentences(row.get("explanation", "")))
+        if sentence_labels and len(sentence_labels) != sentences:
+            raise ValueError(f"{len(sentence_labels)} sentence labels for {sentences} sentences")
         return Sample(
             id=str(row.get("id", Path(record).name)),
             dataset=str(row.get("dataset", self.root.name)),
@@ -75,6 +89,19 @@ class JsonlClips(ClipSource):
             fold=row.get("fold"),
             record=record,
         )
+
+
+def _check_types(row: dict[str, Any]) -> None:
+    wrong = [
+        key for key in ("question", "label_space", "explanation", "subtitle") if not isinstance(row.get(key, ""), str)
+    ]
+    wrong += ["fold"] if not isinstance(row.get("fold", 0), int) else []
+    labels = row.get("sentence_labels", [])
+    rows = labels if isinstance(labels, list) else [labels]
+    if not all(one is None or (isinstance(one, list) and all(isinstance(name, str) for name in one)) for one in rows):
+        wrong.append("sentence_labels")
+    if wrong:
+        raise ValueError(f"values of a wrong type under {wrong}")
 
 
 def _known(space: LabelSpace, label: str) -> str:

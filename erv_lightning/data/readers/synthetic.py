@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import random
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +22,8 @@ from erv_lightning.data.grammar import Explanation, is_taught, write_explanation
 from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.data.synthetic import EXPRESSION, FPS, SAMPLE_RATE, render
 
-VERSION = 1  # of the generator: another version makes other clips, in another folder
-QUESTION = (
-    "Which emotion is the most obvious?\nOutput the thinking process in <think> </think> and final emotion in "
-    "<answer> </answer> tags."
-)
+VERSION = 2  # of the generator: another version makes other clips, in another folder
+QUESTION = "Which emotion is the most obvious?"  # short: the small policy reads it thousands of times
 
 
 class SyntheticClips(ClipSource):
@@ -34,15 +35,15 @@ class SyntheticClips(ClipSource):
         train: clips of the cold start, with explanations.
         rl: clips for GRPO, with labels only.
         val, test: clips for evaluation, with truthful explanations.
-        mislabelled: share of the training explanations that describe another emotion, as noisy annotation does;
-            their labels stay true.
+        mislabelled: share of the training explanations that describe another, random emotion, as noisy annotation
+            does; their labels stay true.
     """
 
     def __init__(
         self,
         root: str = "data/synthetic",
         seed: int = 0,
-        train: int = 700,
+        train: int = 1400,
         rl: int = 420,
         val: int = 140,
         test: int = 350,
@@ -74,13 +75,19 @@ class SyntheticClips(ClipSource):
             return
         for split in self.counts:
             (self.folder / split).mkdir(parents=True, exist_ok=True)
-        workers = min(len(os.sched_getaffinity(0)), len(jobs))
+        workers = min(_cores(), len(jobs))
         # spawn: forking a process that already runs torch's threads can hang
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            done = pool.map(_make, jobs, chunksize=8)
-            for _ in track(done, f"making {len(jobs)} clips in {self.folder}", total=len(jobs)):
-                pass
+        title = f"making {len(jobs)} clips in {self.folder}"
+        try:
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+                for _ in track(pool.map(_make, jobs, chunksize=8), title, total=len(jobs)):
+                    pass
+        except BrokenProcessPool:  # no workers to be had, e.g. called from a script without a main guard
+            if multiprocessing.parent_process() is not None:
+                raise
+            for job in track([job for job in jobs if not Path(job[0]).exists()], title):
+                _make(job)
 
     # -- what a clip is ------------------------------------------------------------------------------------------
 
@@ -97,18 +104,20 @@ class SyntheticClips(ClipSource):
         if split != "train":
             return described
         rng = random.Random(f"mislabelled/{self.seed}")
-        # The first clips of every emotion come first, so that the noise is spread evenly over the emotions.
-        order = sorted(range(len(labels)), key=lambda index: (rng.random(), index))
-        order.sort(key=lambda index: sum(labels[other] == labels[index] for other in order[: order.index(index)]))
+        of_emotion = [[i for i, label in enumerate(labels) if label == emotion] for emotion in EXPRESSION]
+        for indices in of_emotion:
+            rng.shuffle(indices)
+        # One of each emotion in turn, so that the noise is spread evenly over the emotions.
+        order = [index for round_ in itertools.zip_longest(*of_emotion) for index in round_ if index is not None]
         for index in order[: round(self.mislabelled * len(labels))]:
             described[index] = rng.choice([emotion for emotion in EXPRESSION if emotion != labels[index]])
         return described
 
     def _sample(self, split: str, index: int, label: str, described: str) -> Sample:
-        explanation, sentence_labels = "", ()
+        explanation, sentence_labels = "", tuple[tuple[str, ...] | None, ...]()
         if split != "rl":
             written = write_explanation(described, random.Random(f"{self.seed}/{split}/{index}"))
-            explanation, sentence_labels = written.text, _labels(written, described, only_taught=split == "train")
+            explanation, sentence_labels = written.text, _labels(written, only_taught=split == "train")
         return Sample(
             id=f"{split}-{index:04d}",
             dataset="synthetic",
@@ -123,14 +132,34 @@ class SyntheticClips(ClipSource):
         )
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _emotion(index: int) -> str:
     emotions = tuple(EXPRESSION)
     return emotions[index % len(emotions)]
 
 
-def _labels(written: Explanation, emotion: str, only_taught: bool) -> tuple[tuple[str, ...] | None, ...]:
+def _labels(written: Explanation, only_taught: bool) -> tuple[tuple[str, ...] | None, ...]:
     """What each sentence really conveys; in training only for the phrases that the verifier may learn."""
-    return tuple((emotion,) if is_taught(phrase) or not only_taught else None for phrase in written.phrases)
+    return tuple(
+        (sentence.emotion,) if is_taught(sentence.phrase) or not only_taught else None for sentence in written.sentences
+    )
+
+
+def _end_with_parent() -> None:
+    """In a worker: Ctrl-C is the parent's to handle; a parent that is killed takes its workers with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _make(job: tuple[str, str, str]) -> None:

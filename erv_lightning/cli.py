@@ -87,7 +87,8 @@ class ErvCLI(LightningCLI):
     @property
     def settings(self) -> Namespace:
         """The parsed settings of the chosen verb."""
-        return self.config[self.config.subcommand]
+        settings: Namespace = self.config[self.config.subcommand]
+        return settings
 
     def before_instantiate_classes(self) -> None:
         """Trains the stages that the run builds on, and finds its checkpoint, before any model is loaded."""

@@ -29,8 +29,8 @@ class RunCSVLogger(CSVLogger):
     @property
     def experiment(self) -> ExperimentWriter:
         """The writer; earlier rows are put back the first time."""
-        writer = super().experiment
-        if self._kept is not None and isinstance(writer, ExperimentWriter):
+        writer: ExperimentWriter = super().experiment
+        if self._kept is not None and isinstance(writer, ExperimentWriter):  # a dummy on other ranks
             kept, self._kept = self._kept, None
             keys, text = kept
             Path(writer.metrics_file_path).write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
-from erv_lightning.data.datamodule import ClipBatch
+from erv_lightning.data.datamodule import ClipBatch, SentenceBatch
 
 
 class NonFiniteGuard(L.Callback):
@@ -31,7 +32,9 @@ class NonFiniteGuard(L.Callback):
         self.folder, self.patience = folder, patience
         self.skipped = 0
         self.in_a_row = 0
-        self._batches: list[Any] = []  # since the last optimiser step: with accumulation any may be the culprit
+        self._batches: list[
+            ClipBatch | SentenceBatch
+        ] = []  # since the last optimiser step: with accumulation any may be the culprit
         self._losses: list[torch.Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,7 +86,7 @@ class NonFiniteGuard(L.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:06d}.json"
         batches = [
-            [sample.to_json() for sample in batch.samples] if isinstance(batch, ClipBatch) else [repr(i) for i in batch]
+            [asdict(item) for item in (batch.samples if isinstance(batch, ClipBatch) else batch.sentences)]
             for batch in self._batches
         ]
         # repr: JSON has no NaN

@@ -39,9 +39,11 @@ class Step:
         return [verb, *files, "--runs", str(self.run.root), "--name", self.run.name, *self.options]
 
     @property
-    def done(self) -> bool:
-        """Whether this run has been trained and tested before."""
-        return (self.run.path / "summary.json").is_file() and self.run.export.is_dir()
+    def verbs(self) -> list[str]:
+        """What is still to be done: nothing for a run that has been trained and tested before."""
+        trained = self.run.export.is_dir()
+        tested = trained and (self.run.path / "summary.json").is_file()
+        return [] if tested else ["test"] if trained else ["fit", "test"]
 
 
 def steps(seed: int, runs: Path, configs: Path) -> Iterator[Step]:
@@ -77,10 +79,9 @@ def main(argv: list[str]) -> int:
     plan = [step for seed in range(arguments.seeds) for step in steps(seed, arguments.runs, arguments.configs)]
     for number, step in enumerate(plan, start=1):
         console.rule(f"[bold]{number} of {len(plan)}: {step.title} ({step.run.name})")
-        if step.done:
+        if not step.verbs:
             console.print(f"done before: {step.run.path} (delete the folder to do it again)")
-            continue
-        for verb in ("fit", "test"):
+        for verb in step.verbs:
             words = step.command(verb)
             console.print(f"python -m erv_lightning {' '.join(words)}", style="dim", soft_wrap=True)
             status = subprocess.run([sys.executable, "-m", "erv_lightning", *words], check=False).returncode

@@ -61,6 +61,20 @@ class Sentence:
     labels: tuple[str, ...]
 
 
+@dataclass
+class SentenceBatch:
+    """Sentences of one verifier step."""
+
+    sentences: list[Sentence]
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> SentenceBatch:
+        """Itself: text has no device. Lightning asks every batch."""
+        return self
+
+
 def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
     """Every labelled sentence of the samples' explanations, in order.
 
@@ -117,7 +131,7 @@ class ClipDataModule(L.LightningDataModule):
 
     Args:
         source: where the samples come from.
-        unit: ``clips`` gives `ClipBatch`, ``sentences`` gives lists of `Sentence`.
+        unit: ``clips`` gives `ClipBatch`, ``sentences`` gives `SentenceBatch`.
         train_split, val_split, test_split: names of the source's splits. GRPO learns on other clips than the
             cold start: a policy that knows its clips by heart gets equal rewards and no gradient.
         batch_size: samples a training step and device; for GRPO, prompts.
@@ -242,7 +256,7 @@ class ClipDataModule(L.LightningDataModule):
                 raise ValueError(
                     f"the {self.splits[part]!r} split has no labelled sentences for the verifier to learn from"
                 )
-            return sentences, list  # type: ignore[return-value]
+            return sentences, SentenceBatch  # type: ignore[return-value]
         if self.encoder is None:
             raise ValueError("data.unit is 'clips' but no policy has set an encoder: is this a verifier's config?")
         if part not in self._datasets:

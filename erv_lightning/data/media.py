@@ -150,4 +150,5 @@ def _read_audio(container: Any, sample_rate: int) -> Tensor | None:
     if not pieces:
         return None
     wave = torch.from_numpy(np.concatenate(pieces))
-    return audio_functional.resample(wave, stream.rate, sample_rate)
+    resampled: Tensor = audio_functional.resample(wave, stream.rate, sample_rate)
+    return resampled

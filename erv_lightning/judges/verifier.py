@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from erv_lightning.judges.protocol import Judge
 from erv_lightning.labels import LabelSpace
 from erv_lightning.models.verifier import EmotionVerifier
@@ -31,5 +33,5 @@ class VerifierJudge(Judge):
         sentences = [split_sentences(text) for text in explanations]
         probs = self._verifier.probs([sentence for text in sentences for sentence in text])
         probs = probs[:, self._verifier.output_index(space)]
-        rows = probs.split([len(text) for text in sentences])
+        rows = torch.split(probs, [len(text) for text in sentences])
         return [int(row.mean(0).argmax()) if len(row) else -1 for row in rows]

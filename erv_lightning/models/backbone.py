@@ -95,7 +95,7 @@ class Backbone(nn.Module, ABC):
     A new backbone is one file that implements this; see CONTRIBUTING.md.
     """
 
-    model: nn.Module
+    model: Any  # a transformers model: no types come with it
     has_lora: bool = False
 
     @property

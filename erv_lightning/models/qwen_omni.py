@@ -41,6 +41,8 @@ class QwenOmniBackbone(Backbone):
         ValueError: for a folder that is not there.
     """
 
+    _unsayable: Tensor
+
     def __init__(
         self,
         pretrained: str = TINY,
@@ -88,8 +90,7 @@ class QwenOmniBackbone(Backbone):
     @property
     def unsayable_ids(self) -> Tensor:
         """Special tokens but the end of the response, and the padding rows of the vocabulary, (K,)."""
-        unsayable: Tensor = self._unsayable
-        return unsayable
+        return self._unsayable
 
     def _find_unsayable(self) -> Tensor:
         config = self.model.config

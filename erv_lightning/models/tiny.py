@@ -193,6 +193,7 @@ def tiny_verifier(
         intermediate_size=128,
         max_position_embeddings=130,  # RoBERTa counts from 2
         type_vocab_size=1,
+        initializer_range=0.1,  # see INITIALIZER_RANGE
         problem_type="multi_label_classification",
         id2label=dict(enumerate(labels)),
         label2id={name: index for index, name in enumerate(labels)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,11 @@ class EmotionVerifier(nn.Module):
     (``SamLowe/roberta-base-go_emotions``, ``Rhatanii/Emo_Classifier``); `output_index` finds the way.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: object) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        names = model.config.id2label  # type: ignore[union-attr]
+        names = model.config.id2label
         self.labels: tuple[str, ...] = tuple(names[index] for index in range(len(names)))
 
     @classmethod
@@ -63,9 +64,9 @@ class EmotionVerifier(nn.Module):
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Logits of sentences, (sentences, outputs)."""
-        encoded = self.tokenizer(  # type: ignore[operator]
-            list(sentences), padding=True, truncation=True, return_tensors="pt"
-        ).to(self.model.device)
+        encoded = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(
+            self.model.device
+        )
         logits: Tensor = self.model(**encoded).logits
         return logits
 
@@ -85,5 +86,5 @@ class EmotionVerifier(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes model and tokenizer in Hugging Face's layout."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -61,7 +61,13 @@ class PolicyModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.make_backbone, self.judge, self.evaluation = backbone, judge, evaluation
-        self.optimisation = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
+        self.optimisation = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "warmup": warmup,
+            "schedule": schedule,
+        }
         self.policy: Backbone | None = None
         self.rows: list[dict[str, Any]] = []
         self._silent: set[str] = set()
@@ -71,7 +77,7 @@ class PolicyModule(L.LightningModule):
     def configure_model(self) -> None:
         """Builds the policy, once."""
         if self.policy is None:
-            self.policy = self.make_backbone()
+            self.policy = self.make_backbone().train()  # from_pretrained gives it in evaluation mode
             # Adapter checkpoints leave out the frozen weights, which come from the pretrained folder.
             self.strict_loading = not self.policy.has_lora
 
@@ -141,7 +147,7 @@ class PolicyModule(L.LightningModule):
             device=self.device,
         )
         metrics.update(ids[:, 0], ids[:, 1], ids[:, 2])
-        self.log_dict(metrics, prog_bar=True, batch_size=len(rows))  # type: ignore[arg-type]
+        self.log_dict(metrics, prog_bar=True, batch_size=len(rows))
 
     def _respond(self, batch: ClipBatch) -> list[dict[str, Any]]:
         self.count_silence(batch, "eval")
@@ -167,7 +173,7 @@ class PolicyModule(L.LightningModule):
 
     # -- files -----------------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # overloads
         """All weights, or the adapters alone where only they train (the rest is in the pretrained folder)."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         if self.policy is not None and self.policy.has_lora:

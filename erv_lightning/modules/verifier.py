@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
-from erv_lightning.data.datamodule import Sentence
+from erv_lightning.data.datamodule import SentenceBatch
 from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
@@ -46,7 +46,13 @@ class VerifierModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.pretrained, self.seed = pretrained, seed
-        self.optimisation = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "warmup": warmup, "schedule": schedule}
+        self.optimisation = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "warmup": warmup,
+            "schedule": schedule,
+        }
         self.verifier: EmotionVerifier | None = None
 
     def setup(self, stage: str) -> None:
@@ -68,33 +74,33 @@ class VerifierModule(L.LightningModule):
         self.val_metrics = MetricCollection(dict(f1), prefix="val/")
         self.test_metrics = self.val_metrics.clone(prefix="test/")
 
-    def _logits_and_targets(self, batch: list[Sentence]) -> tuple[Tensor, Tensor]:
+    def _logits_and_targets(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         assert self.verifier is not None
-        logits = self.verifier([sentence.text for sentence in batch])[:, self.outputs]
+        logits = self.verifier([sentence.text for sentence in batch.sentences])[:, self.outputs]
         targets = torch.zeros_like(logits)
-        for row, sentence in enumerate(batch):
+        for row, sentence in enumerate(batch.sentences):
             targets[row, [self.space.id(label) for label in sentence.labels]] = 1.0
         return logits, targets
 
-    def training_step(self, batch: list[Sentence], batch_idx: int) -> Tensor:
+    def training_step(self, batch: SentenceBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy over the label space."""
         logits, targets = self._logits_and_targets(batch)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: list[Sentence], batch_idx: int) -> None:
+    def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:
         """F1 at probability 0.5."""
         self._evaluate(batch, self.val_metrics)
 
-    def test_step(self, batch: list[Sentence], batch_idx: int) -> None:
+    def test_step(self, batch: SentenceBatch, batch_idx: int) -> None:
         """F1 at probability 0.5."""
         self._evaluate(batch, self.test_metrics)
 
-    def _evaluate(self, batch: list[Sentence], metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: SentenceBatch, metrics: MetricCollection) -> None:
         logits, targets = self._logits_and_targets(batch)
         metrics.update(logits.sigmoid(), targets.int())
-        self.log_dict(metrics, prog_bar=True, batch_size=len(batch))  # type: ignore[arg-type]
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over all weights."""

@@ -75,7 +75,7 @@ def _explanation(completions: Completions) -> Tensor:
         raise ValueError("the explanation reward needs a verifier: set model.init_args.verifier")
     sentences = [split_sentences(response.explanation) for response in completions.responses]
     scored = verifier.probs([sentence for response in sentences for sentence in response])
-    probs = list(scored.split([len(response) for response in sentences]))
+    probs = list(torch.split(scored, [len(response) for response in sentences]))
     completions.verdicts = [
         list(zip(texts, rows.tolist(), strict=True)) for texts, rows in zip(sentences, probs, strict=True)
     ]

@@ -63,6 +63,7 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\)",
     r"Experiment logs directory .* exists and is not empty",
     r"The '\w+_dataloader' does not have many workers",
+    r"Be aware that when using `ckpt_path`, callbacks",
     r".*Consider increasing the value of the `num_workers` argument",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,13 @@ _SETTINGS = {
     "from_sft": ("default", "name of the SFT run that GRPO starts from"),
     "from_verifier": ("default", "name of the verifier run that GRPO uses"),
 }
+
+
+class _NoAdvertisements(logging.Filter):
+    """Drops Lightning's tips for other products of its maker."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "try installing [lit" not in record.getMessage()
 
 
 class _Parser(LightningArgumentParser):
@@ -133,6 +141,9 @@ class ErvCLI(LightningCLI):
             + yaml.safe_dump(resolved, sort_keys=False),
             encoding="utf-8",
         )
+        for logger in self.trainer.loggers[1:]:  # beside the CSV file, whose folder has config.yaml
+            # Under one key: a W&B sweep locks the keys it sets itself.
+            logger.log_hyperparams({"config": resolved})
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -174,6 +185,8 @@ class ErvCLI(LightningCLI):
 
 def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> int:
     """Runs one of the four verbs over checked config files; returns the exit status."""
+    for package in ("lightning.pytorch.utilities", "lightning.fabric.utilities", "lightning_utilities.core"):
+        logging.getLogger(f"{package}.rank_zero").addFilter(_NoAdvertisements())
     cli: ErvCLI = ErvCLI.__new__(ErvCLI)  # at hand below even when its constructor, which runs the verb, raises
     try:
         cli.__init__(argv, files, stage)  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """The command line in tests: a folder that stands for a fresh checkout, and ways to run commands in it.
 
-A test module asks for these fixtures with `pytest_plugins = ("cli_fixtures",)`.
+A test module asks for these fixtures with `pytest_plugins = ("cli_fixtures",)`. PYTEST_DONT_REWRITE: it is imported
+before pytest sees that line.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,6 @@ def losses(run: Path) -> list[str]:
     return [row["train/loss"] for row in read_csv(run / "metrics.csv") if row["train/loss"]]
 
 
-@pytest.fixture(autouse=True)
-def no_seed_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning hands the seed on to later runs of this process through the environment."""
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """One for the whole session, so that its clips are made once; tests give their own `--runs`."""
@@ -183,9 +176,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def first_command(checkout: Checkout) -> Iterator[Outcome]:
-    """GRPO as the first command ever typed: it finds no SFT run and no verifier."""
-    yield checkout.run_apart("fit", "-c", "configs/grpo.yaml", *TINY, timeout=240)
+def first_command(checkout: Checkout) -> Outcome:
+    """GRPO as the first command ever typed: it finds no clips, no SFT run and no verifier."""
+    return checkout.run_apart("fit", "-c", "configs/grpo.yaml", *TINY, timeout=240)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,10 @@ import torch
 import torch.distributed as dist
 
 from erv_lightning.data.datamodule import ClipDataModule, labelled_sentences
+from erv_lightning.data.encode import write_mp4
 from erv_lightning.data.media import load_clip
 from erv_lightning.data.readers import SyntheticClips
+from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.judges import GrammarJudge
 from erv_lightning.labels import DFEW
 from erv_lightning.models import QwenOmniBackbone
@@ -74,6 +76,30 @@ def make_data(clips: SyntheticClips) -> Callable[..., ClipDataModule]:
     return make
 
 
+class ListedClips(ClipSource):
+    """Samples that a test wrote down itself, by split."""
+
+    def __init__(self, **splits: list[Sample]) -> None:
+        self.splits = splits
+
+    def samples(self, split: str) -> list[Sample]:
+        return self.splits[split]
+
+
+@pytest.fixture
+def listed() -> type[ListedClips]:
+    """A source of samples that the test names: `listed(train=[…], val=[…])`."""
+    return ListedClips
+
+
+@pytest.fixture
+def mute_clip(tmp_path: Path) -> Path:
+    """A clip of one second without an audio track."""
+    pictures = np.random.default_rng(0).integers(0, 255, (12, 56, 56, 3)).astype(np.uint8)
+    write_mp4(tmp_path / "mute.mp4", pictures, None, 12, 16000)
+    return tmp_path / "mute.mp4"
+
+
 @pytest.fixture(scope="session")
 def prompts(backbone: QwenOmniBackbone, clips: SyntheticClips) -> PromptBatch:
     """Three prompts of different length, so that two are padded."""
@@ -112,9 +138,9 @@ def taught(clips: SyntheticClips, tmp_path_factory: pytest.TempPathFactory) -> T
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
     module = SFTModule(lambda: QwenOmniBackbone("tiny"), GrammarJudge(), lr=3e-3, schedule="constant")
-    data = ClipDataModule(clips, batch_size=14, keep_in_memory=True, **DECODE)
+    data = ClipDataModule(clips, batch_size=7, keep_in_memory=True, **DECODE)
     root = tmp_path_factory.mktemp("taught")
-    quiet_trainer(root, max_steps=40, overfit_batches=1, callbacks=[Losses()]).fit(module, data)
+    quiet_trainer(root, max_steps=45, overfit_batches=1, callbacks=[Losses()]).fit(module, data)
     module.export(root / "export")
     return Taught(root / "export", losses)
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from erv_lightning.data.datamodule import ClipBatch
@@ -88,6 +89,11 @@ class GRPOModule(PolicyModule):
             return
         if self.verifier_path is not None:
             verifier = EmotionVerifier.from_pretrained(self.verifier_path).requires_grad_(False).eval()
+            if getattr(self.judge, "pretrained", None) == self.verifier_path:
+                rank_zero_warn(
+                    f"{self.verifier_path} both rewards and judges the explanations: EEA, EPC and FCR will look better "
+                    "than they are. Choose another model.init_args.judge"
+                )
             verifier.output_index(self.space)  # raises if it knows other labels than the data
             self._frozen["verifier"] = verifier
         if self.beta > 0 and not self.backbone.has_lora:

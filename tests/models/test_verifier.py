@@ -109,4 +109,6 @@ def test_a_saved_verifier_comes_back_equal(goemotions: EmotionVerifier, tmp_path
     goemotions.save(tmp_path)
     again = EmotionVerifier.from_pretrained(str(tmp_path))
     assert again.labels == GOEMOTIONS
-    assert torch.equal(again.probs(SENTENCES), goemotions.probs(SENTENCES))
+    assert_close(again.probs(SENTENCES), goemotions.probs(SENTENCES))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, goemotions.state_dict()[name])

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.testing import assert_close
+
+from erv_lightning.callbacks.export import ExportBest
+from erv_lightning.data.datamodule import ClipDataModule
+from erv_lightning.judges import GrammarJudge
+from erv_lightning.models import QwenOmniBackbone
+from erv_lightning.models.backbone import LoraSpec, PromptBatch
+from erv_lightning.models.verifier import EmotionVerifier
+from erv_lightning.modules import SFTModule, VerifierModule
+from erv_lightning.runs import RunFolder
+
+MakeTrainer = Callable[..., L.Trainer]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path, "verifier", "test")
+
+
+@pytest.fixture
+def sentences(make_data: Callable[..., ClipDataModule]) -> ClipDataModule:
+    return make_data(unit="sentences", batch_size=4)
+
+
+class BestAt(L.Callback):
+    """Saves the run's best checkpoint after a step, and keeps the verdicts of then."""
+
+    def __init__(self, run: RunFolder, step: int) -> None:
+        self.run, self.step = run, step
+        self.probs = torch.empty(0)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.run.best)
+            module.eval()
+            self.probs = module.verifier.probs(["The voice is loud."])
+            module.train()
+
+
+def exported(run: RunFolder) -> torch.Tensor:
+    return EmotionVerifier.from_pretrained(str(run.export)).probs(["The voice is loud."])
+
+
+def test_the_best_weights_are_exported_and_not_the_last(
+    run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer
+) -> None:
+    best, module = BestAt(run, step=2), VerifierModule(lr=0.01)
+    make_trainer(max_steps=6, callbacks=[best, ExportBest(run)]).fit(module, sentences)
+    assert_close(exported(run), best.probs)
+    assert (best.probs - module.verifier.eval().probs(["The voice is loud."])).abs().max() > 0  # type: ignore[union-attr]
+    assert [path.name for path in run.path.iterdir() if "export" in path.name] == ["export"]
+
+
+def test_without_a_best_checkpoint_the_last_weights_are_exported(
+    run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer
+) -> None:
+    module = VerifierModule(lr=0.01)
+    make_trainer(max_steps=2, callbacks=[ExportBest(run)]).fit(module, sentences)
+    assert module.verifier is not None
+    assert_close(exported(run), module.verifier.eval().probs(["The voice is loud."]))
+
+
+def test_an_export_that_fails_leaves_the_old_one_and_the_next_one_succeeds(
+    run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer
+) -> None:
+    class Fails(VerifierModule):
+        def export(self, folder: Path) -> None:
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{")
+            raise OSError("disk full")
+
+    run.export.mkdir(parents=True)
+    (run.export / "config.json").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        make_trainer(max_steps=1, callbacks=[ExportBest(run)]).fit(Fails(), sentences)
+    assert (run.export / "config.json").read_text() == "old"
+    assert [path.name for path in run.export.iterdir()] == ["config.json"]
+    make_trainer(max_steps=1, callbacks=[ExportBest(run)]).fit(VerifierModule(), sentences)
+    assert exported(run).shape == (1, 7)
+    assert [path.name for path in run.path.iterdir()] == ["export"]
+
+
+def test_a_trial_run_exports_nothing(run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer) -> None:
+    make_trainer(fast_dev_run=True, callbacks=[ExportBest(run)]).fit(VerifierModule(), sentences)
+    assert not run.path.exists()
+
+
+def test_a_policys_best_adapters_are_exported_merged(
+    make_data: Callable[..., ClipDataModule], make_trainer: MakeTrainer, prompts: PromptBatch, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path, "sft", "test")
+    module = SFTModule(
+        lambda: QwenOmniBackbone("tiny", lora=LoraSpec(rank=4, alpha=8)), GrammarJudge(), lr=0.05, warmup=0.0
+    )
+
+    class Best(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+            if trainer.global_step == 1:
+                trainer.save_checkpoint(run.best)
+
+    make_trainer(max_steps=2, callbacks=[Best(), ExportBest(run)]).fit(module, make_data(batch_size=2))
+    best = torch.load(run.best, weights_only=True)["state_dict"]
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in best.items())
+    plain = QwenOmniBackbone(str(run.export))
+    with torch.no_grad():
+        adapted, merged = (
+            policy.hidden(policy.embed(prompts), prompts.position_ids, torch.ones(3, 1, 1, 1, dtype=torch.bool))
+            for policy in (module.backbone.eval(), plain.eval())
+        )
+    assert_close(merged, adapted, atol=1e-4, rtol=1e-4)

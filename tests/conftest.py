@@ -40,9 +40,12 @@ DECODE: dict[str, Any] = {"num_frames": 4, "frame_size": (56, 56)}  # as in the 
 
 @pytest.fixture(autouse=True)
 def tidy_process() -> Iterator[None]:
-    """Puts back the environment, Ctrl-C and all random states, and leaves no process group behind."""
+    """Starts from one random state; puts back the environment, Ctrl-C and random states; ends process groups."""
     environment, interrupt = dict(os.environ), signal.getsignal(signal.SIGINT)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     yield
     os.environ.clear()
     os.environ.update(environment)
@@ -131,6 +134,7 @@ class Taught:
 @pytest.fixture(scope="session")
 def taught(clips: SyntheticClips, tmp_path_factory: pytest.TempPathFactory) -> Taught:
     """The tiny policy after some steps on one batch, exported: it writes well-formed responses and ends them."""
+    torch.manual_seed(0)
     losses: list[float] = []
 
     class Losses(L.Callback):
@@ -148,6 +152,7 @@ def taught(clips: SyntheticClips, tmp_path_factory: pytest.TempPathFactory) -> T
 @pytest.fixture(scope="session")
 def verifier_folder(clips: SyntheticClips, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny verifier after a moment of training."""
+    torch.manual_seed(0)
     sentences = labelled_sentences(clips.samples("train"))
     verifier = EmotionVerifier.tiny([sentence.text for sentence in sentences], DFEW.names)
     optimizer = torch.optim.AdamW(verifier.parameters(), lr=5e-3)

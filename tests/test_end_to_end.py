@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +162,12 @@ def test_the_rollouts_come_from_clips_that_the_cold_start_has_not_seen(runs: Pat
 
 
 @pytest.fixture(scope="session")
-def tested(trained: Checkout) -> Iterator[Path]:
+def tested(trained: Checkout) -> Path:
     """The runs after `test`."""
     for stage in STAGES:
         outcome = trained.run("test", "-c", f"configs/{stage}.yaml", *TINY)
         assert outcome.status == 0, outcome.err
-    yield trained.folder / "runs"
+    return trained.folder / "runs"
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
@@ -227,7 +226,7 @@ def test_tested_runs_can_be_compared(trained: Checkout, tested: Path, tmp_path: 
     saved = json.loads((tmp_path / "comparison.json").read_text())
     summary = json.loads((tested / "grpo" / "default" / "summary.json").read_text())
     assert saved["clips"] == TEST_CLIPS
-    assert [arm["name"] for arm in saved["arms"]] == ["sft", "grpo"]
+    assert [arm["name"] for arm in saved["arms"]] == ["sft/default", "grpo/default"]
     assert saved["arms"][1]["metrics"]["fcr"]["value"] == pytest.approx(summary["test/fcr"])
     assert (tmp_path / "comparison.md").is_file()
     assert (tmp_path / "comparison.png").stat().st_size > 10_000

@@ -16,9 +16,9 @@ from erv_lightning.data.datamodule import ClipBatch, SentenceBatch
 
 
 class NonFiniteGuard(L.Callback):
-    """Skips optimiser steps with a NaN or infinite gradient, counts them and writes down their batch.
+    """Skips optimiser steps with a NaN or infinite loss or gradient, counts them and writes down their batch.
 
-    Gradients have been reduced over all processes by then, so every process decides alike.
+    One process's bad step is skipped by all of them.
 
     Args:
         folder: where the batches go, `step-<n>.json`.
@@ -53,7 +53,7 @@ class NonFiniteGuard(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor) -> None:
         """Remembers the loss."""
-        self._losses.append(loss.detach())  # read only when a step is skipped: no device sync here
+        self._losses.append(loss.detach())  # read with the gradients: no device sync here
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
         """Takes the gradients away from a bad step: an optimiser without gradients does nothing."""
@@ -61,7 +61,8 @@ class NonFiniteGuard(L.Callback):
         if not named:
             return
         norms = torch.stack([p.grad.detach().float().norm() for _, p in named])  # type: ignore[union-attr]
-        if bool(norms.isfinite().all()):
+        finite = bool(norms.isfinite().all() & torch.stack(self._losses).isfinite().all())
+        if trainer.strategy.reduce_boolean_decision(finite, all=True):  # a loss is one process's own
             self.in_a_row = 0
             return
         bad = [
@@ -74,7 +75,9 @@ class NonFiniteGuard(L.Callback):
         module.log("train/skipped_steps", float(self.skipped))
         if trainer.is_global_zero:
             path = self._dump(trainer.global_step, bad)
-            rank_zero_warn(f"step {trainer.global_step}: gradient not finite, step skipped, batch written to {path}")
+            rank_zero_warn(
+                f"step {trainer.global_step}: loss or gradient not finite, step skipped, batch written to {path}"
+            )
         if self.in_a_row >= self.patience:
             raise FloatingPointError(
                 f"{self.in_a_row} steps in a row had a non-finite loss or gradient; their batches are in "

@@ -21,6 +21,7 @@ class SaveOnInterrupt(L.Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.interrupted = False
+        self._failed = False
         self._before: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -32,7 +33,8 @@ class SaveOnInterrupt(L.Callback):
         signal.signal(signal.SIGINT, self._before)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        # Lightning puts this handler back after a failed run, past every hook: there is no step left to finish.
+        if self.interrupted or self._failed:
             raise KeyboardInterrupt
         self.interrupted = True
         rank_zero_info("\nCtrl-C: finishing this step, then saving. Once more stops at once.")
@@ -60,3 +62,4 @@ class SaveOnInterrupt(L.Callback):
         if trainer.global_step > 0 and together and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.checkpoint)
             rank_zero_info(f"saved {self.checkpoint}; go on with --ckpt_path {self.checkpoint}")
+        self._failed = True

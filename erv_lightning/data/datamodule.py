@@ -244,6 +244,8 @@ class ClipDataModule(L.LightningDataModule):
             num_workers=self.num_workers if self.unit == "clips" else 0,
             collate_fn=collate,
             drop_last=train,
+            # its own: a loader draws a seed for its workers, and evaluation must not move the global random state
+            generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.num_workers > 0 and self.unit == "clips",
             # fork: workers need the processor only, and share the policy's memory instead of pickling it
             multiprocessing_context="fork" if self.num_workers and self.unit == "clips" else None,
@@ -259,7 +261,7 @@ class ClipDataModule(L.LightningDataModule):
             return sentences, SentenceBatch  # type: ignore[return-value]
         if self.encoder is None:
             raise ValueError("data.unit is 'clips' but no policy has set an encoder: is this a verifier's config?")
-        if part not in self._datasets:
+        if part not in self._datasets or self._datasets[part].encoder is not self.encoder:
             decode = {
                 "num_frames": self.num_frames,
                 "size": self.frame_size,

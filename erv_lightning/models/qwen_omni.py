@@ -55,6 +55,7 @@ class QwenOmniBackbone(Backbone):
         super().__init__()
         if pretrained == TINY:
             self.model, self.processor = tiny_policy(seed)
+            self.model.to(getattr(torch, dtype))
         else:
             _check_folder(pretrained)
             self.processor = Qwen2_5OmniProcessor.from_pretrained(pretrained)
@@ -63,6 +64,8 @@ class QwenOmniBackbone(Backbone):
             )
         self.tokenizer = self.processor.tokenizer
         self.has_lora = lora is not None
+        # The thinker never reads it, and DDP stops at a parameter that trains without a gradient.
+        self.model.model.audio_tower.audio_bos_eos_token.requires_grad_(False)
         for part in freeze:
             getattr(self.model.model, PARTS[part]).requires_grad_(False)
         if lora is not None:

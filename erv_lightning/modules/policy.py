@@ -168,7 +168,7 @@ class PolicyModule(L.LightningModule):
     def count_silence(self, batch: ClipBatch, stage: str) -> None:
         """Logs how many clips were heard as silence, and warns of each once."""
         silent = warn_of_silence(batch, self._silent)
-        if stage == "train" and silent:
+        if stage == "train":  # 0 too: Lightning repeats the last value in every later step that logs none
             self.log("train/clips_without_audio", float(silent), reduce_fx="sum", batch_size=1)
 
     # -- files -----------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ class VerifierModule(L.LightningModule):
                 self.verifier = EmotionVerifier.tiny(sentences, self.space.names, self.seed)
             else:
                 self.verifier = EmotionVerifier.from_pretrained(self.pretrained)
+            self.verifier.train()  # from_pretrained gives it in evaluation mode
         self.outputs = self.verifier.output_index(self.space)
         count = len(self.space.names)
         f1 = {

@@ -102,7 +102,9 @@ def test_clips_kept_in_memory_are_decoded_once(
 
 def test_another_policy_reads_its_own_prompts(make_data: MakeData, backbone: QwenOmniBackbone) -> None:
     other = QwenOmniBackbone("tiny")
-    other.processor.chat_template = "{{ 'Look: <|vision_bos|><|VIDEO|><|vision_eos|><|audio_bos|><|AUDIO|><|audio_eos|>' }}"
+    other.processor.chat_template = (
+        "{{ 'Look: <|vision_bos|><|VIDEO|><|vision_eos|><|audio_bos|><|AUDIO|><|audio_eos|>' }}"
+    )
     made = make_data(keep_in_memory=True)
     texts = []
     for encoder in (backbone, other):
@@ -169,7 +171,7 @@ def test_sentences_come_in_batches_without_a_policy_or_a_clip(make_data: MakeDat
     made = make_data(unit="sentences", batch_size=8, eval_batch_size=8, num_workers=2)
     evaluated = [sentence for batch in made.val_dataloader() for sentence in batch.sentences]
     assert evaluated == made.sentences("val")
-    trained = [batch for batch in made.train_dataloader()]
+    trained = list(made.train_dataloader())
     assert {len(batch) for batch in trained} == {8}
     assert trained[0].to("meta") is trained[0]
 

@@ -90,7 +90,11 @@ def test_padding_changes_no_logits(backbone: QwenOmniBackbone, clips: SyntheticC
     short = np.random.default_rng(0)
     pictures = short.integers(0, 255, (6, 56, 56, 3)).astype(np.uint8)
     write_mp4(tmp_path / "short.mp4", pictures, short.normal(0, 0.1, 8000).astype(np.float32), 12, 16000)
-    media = [decode(clips.samples("val")[0]), load_clip(tmp_path / "short.mp4", num_frames=8), decode(clips.samples("val")[1])]
+    media = [
+        decode(clips.samples("val")[0]),
+        load_clip(tmp_path / "short.mp4", num_frames=8),
+        decode(clips.samples("val")[1]),
+    ]
     prompts = [backbone.encode_prompt(question, clip) for question, clip in zip(QUESTIONS, media, strict=True)]
     assert len({len(prompt.input_ids) for prompt in prompts}) == 3
     assert len({prompt.media["input_features"].shape[-1] for prompt in prompts}) == 2
@@ -328,5 +332,3 @@ def test_completions_go_on_one_past_the_prompts_last_position(prompts: PromptBat
             if prompts.attention_mask[row, column]
         ]
         assert position == max(seen) + 1
-
-

@@ -11,7 +11,12 @@ from transformers import RobertaForSequenceClassification
 from erv_lightning.labels import DFEW, GOEMOTIONS, MAFW, LabelSpace
 from erv_lightning.models.verifier import EmotionVerifier
 
-SENTENCES = ["The corners of the mouth rise.", "The voice is flat.", "A loud, sharp voice!", "Nothing much happens here."]
+SENTENCES = [
+    "The corners of the mouth rise.",
+    "The voice is flat.",
+    "A loud, sharp voice!",
+    "Nothing much happens here.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +37,10 @@ def test_goemotions_outputs_are_found_by_the_methods_table(goemotions: EmotionVe
     assert goemotions.probs(SENTENCES).shape == (4, 28)
     words = {
         DFEW: ["joy", "sadness", "neutral", "anger", "surprise", "disgust", "fear"],
-        MAFW: ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]
-        + ["disapproval", "nervousness", "grief", "disappointment"],
+        MAFW: [
+            *("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"),
+            *("disapproval", "nervousness", "grief", "disappointment"),
+        ],
     }
     for space, outputs in words.items():
         assert [GOEMOTIONS[index] for index in goemotions.output_index(space)] == outputs
@@ -57,7 +64,9 @@ def test_own_outputs_are_found_by_name_or_synonym_in_any_order() -> None:
 
 
 def test_a_verifier_of_other_labels_is_refused_with_the_missing_ones(verifier: EmotionVerifier) -> None:
-    with pytest.raises(ValueError, match=r"'mafw' also has \['contempt', 'anxiety', 'helplessness', 'disappointment'\]"):
+    with pytest.raises(
+        ValueError, match=r"'mafw' also has \['contempt', 'anxiety', 'helplessness', 'disappointment'\]"
+    ):
         verifier.output_index(MAFW)
     moods = LabelSpace("moods", ("calm", "happy", "neutral"), {}, 2)
     with pytest.raises(ValueError, match=r"also has \['calm'\]: train a verifier on this data"):

@@ -124,7 +124,7 @@ def test_a_step_logs_what_every_dashboard_knows_and_its_values_are_those_of_its_
         expected[f"train/rewards/{name}/mean"] = statistics.fmean(parts)
         expected[f"train/rewards/{name}/std"] = statistics.stdev(parts)
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert set(found) == {*expected, "train/loss", "train/entropy"}
+    assert set(found) >= {*expected, "train/loss", "train/entropy"}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert found["train/entropy"] > 0
     assert len(set(totals)) > 1  # a step with something to learn

@@ -67,7 +67,9 @@ def test_the_loss_is_the_mean_negative_log_likelihood_of_the_response_tokens(
 def test_training_changes_the_decoder_and_no_frozen_tower(
     make_data: Callable[..., ClipDataModule], make_trainer: Callable[..., L.Trainer]
 ) -> None:
-    module = SFTModule(lambda: QwenOmniBackbone("tiny", freeze=["vision", "audio"]), GrammarJudge(), warmup=0.0, lr=1e-3)
+    module = SFTModule(
+        lambda: QwenOmniBackbone("tiny", freeze=["vision", "audio"]), GrammarJudge(), warmup=0.0, lr=1e-3
+    )
     module.configure_model()
     before = weights(module)
     trainer = make_trainer(max_steps=2)

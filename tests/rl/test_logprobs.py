@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 
 from erv_lightning.data.media import load_clip
 from erv_lightning.data.readers import SyntheticClips
@@ -38,11 +37,20 @@ def test_log_probabilities_and_entropies_are_those_of_each_row_alone_in_hugging_
 ) -> None:
     ids, mask = completions
     loaded = [load_clip(sample.clip, num_frames=4, size=(56, 56)) for sample in clips.samples("val")[:3]]
-    encoded = [backbone.encode_prompt("What is it?" * count, clip) for count, clip in zip((1, 3, 2), loaded, strict=True)]
+    encoded = [
+        backbone.encode_prompt("What is it?" * count, clip) for count, clip in zip((1, 3, 2), loaded, strict=True)
+    ]
     batch = backbone.collate(["a", "b", "c"], encoded)
     unsayable = backbone.unsayable_ids if suppress else None
     logp, entropy = completion_logps(
-        backbone, backbone.embed(batch), batch, ids, mask, temperature=temperature, unsayable_ids=unsayable, entropy=True
+        backbone,
+        backbone.embed(batch),
+        batch,
+        ids,
+        mask,
+        temperature=temperature,
+        unsayable_ids=unsayable,
+        entropy=True,
     )
     for row in range(len(ids)):
         prompt, clip = encoded[row // GROUP], loaded[row // GROUP]
@@ -129,5 +137,9 @@ def test_suppressed_tokens_have_no_probability_and_the_rest_adds_up_to_one() -> 
 
 
 def test_half_precision_is_widened_and_double_kept() -> None:
-    for given, kept in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)):
+    for given, kept in (
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ):
         assert log_distribution(torch.zeros(2, 3, dtype=given), 1.0, None).dtype == kept

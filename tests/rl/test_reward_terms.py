@@ -86,7 +86,8 @@ def test_a_function_is_found_in_a_module(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_function_is_found_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "long.py").write_text(
-        "import torch\ndef words(seen):\n    return torch.tensor([len(r.explanation.split()) for r in seen.responses])\n"
+        "import torch\ndef words(seen):\n"
+        "    return torch.tensor([len(r.explanation.split()) for r in seen.responses])\n"
     )
     _, parts = RewardSum({"words": 1}, {"words": f"{tmp_path}/long.py:words"})(completions())
     assert parts["words"].dtype == torch.float32

@@ -85,8 +85,8 @@ def main() -> None:
     result = {"prompts": PROMPTS, "tokens": TOKENS, "pairs": PAIRS, "machine": machine, "rows": rows}
     (RESULTS / "rollout.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = [
-        f"`python -m benchmarks.run`: {PROMPTS} prompts, {TOKENS} new tokens each, medians of {PAIRS} alternating pairs "
-        f"({machine})",
+        f"`python -m benchmarks.run`: {PROMPTS} prompts, {TOKENS} new tokens each, medians of {PAIRS} alternating",
+        f"pairs ({machine}).",
         "",
         "| completions a prompt | rollout, s | `generate`, s | ratio |",
         "|---|---|---|---|",

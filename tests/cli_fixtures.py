@@ -177,7 +177,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 @pytest.fixture(scope="session")
 def first_command(checkout: Checkout) -> Outcome:
-    """GRPO as the first command ever typed: it finds no clips, no SFT run and no verifier."""
+    """GRPO as the first command ever typed: it finds no SFT run and no verifier."""
     return checkout.run_apart("fit", "-c", "configs/grpo.yaml", *TINY, timeout=240)
 
 

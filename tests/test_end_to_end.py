@@ -70,7 +70,6 @@ def test_grpo_as_the_first_command_trains_what_it_builds_on_and_says_so(first_co
     assert first_command.status == 0, first_command.err
     for stage in ("sft", "verifier"):
         assert f"runs/{stage}/default/export is not there yet: training it first" in first_command.err
-    assert "making 56 clips" in first_command.out
     assert "Traceback" not in first_command.err
 
 

@@ -284,5 +284,5 @@ def test_two_pairs_are_told_apart_only_by_sight(pair: tuple[str, str], classifie
 def test_both_modalities_together_are_clearly_better_than_either(classifiers: Classifiers) -> None:
     video, audio, both = (classifiers.accuracy(modality) for modality in ("video", "audio", "both"))
     assert max(video, audio) < 0.79  # 5/7, what either could reach at best, and the noise of 140 clips
-    assert both > 0.82
+    assert both > 5 / 7 + 0.03  # more than either can ever reach; faint expressions keep it below 1
     assert both > max(video, audio) + 0.1

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         return VERBS[verb](verb)(rest)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ERV_DEBUG"):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)

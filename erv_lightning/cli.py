@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -19,14 +21,20 @@ from erv_lightning import config_files
 from erv_lightning.callbacks.export import ExportBest
 from erv_lightning.callbacks.guard import NonFiniteGuard
 from erv_lightning.callbacks.interrupt import SaveOnInterrupt
+from erv_lightning.callbacks.last import LastCheckpoint
 from erv_lightning.callbacks.predictions import PredictionWriter
 from erv_lightning.callbacks.rollouts import RolloutLog
 from erv_lightning.csv_log import RunCSVLogger
 from erv_lightning.data.datamodule import ClipDataModule
+from erv_lightning.data.readers import JsonlClips, SyntheticClips
 from erv_lightning.errors import ConfigError, ParseError, explain_parse_error
+from erv_lightning.judges import VerifierJudge
 from erv_lightning.models import QwenOmniBackbone
+from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
 from erv_lightning.prerequisites import train_missing
+from erv_lightning.rl.reward_terms import ExplanationRule
+from erv_lightning.rl.rollout import Sampling
 from erv_lightning.runs import RunFolder
 
 # What tells a good checkpoint, by stage.
@@ -58,8 +66,10 @@ class _Parser(LightningArgumentParser):
 
 def _known_keys() -> set[str]:
     """Every setting's name, for suggestions."""
-    takers = (L.Trainer, ClipDataModule, SFTModule, VerifierModule, GRPOModule, QwenOmniBackbone)
-    return {name for taker in takers for name in inspect.signature(taker).parameters} | set(_SETTINGS)
+    modules = (L.Trainer, ClipDataModule, SFTModule, VerifierModule, GRPOModule)
+    parts = (QwenOmniBackbone, LoraSpec, SyntheticClips, JsonlClips, VerifierJudge, Sampling, ExplanationRule)
+    names = {name for taker in (*modules, *parts) for name in inspect.signature(taker).parameters}
+    return names | set(_SETTINGS) | {"stage", "max_new_tokens", "seed_everything", "ckpt_path"}
 
 
 class ErvCLI(LightningCLI):
@@ -101,6 +111,7 @@ class ErvCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Trains the stages that the run builds on, and finds its checkpoint, before any model is loaded."""
         settings = self.settings
+        self._check_settings()
         self.run = RunFolder(Path(settings.runs), self.stage, settings.name)
         if self.subcommand == "fit":
             rank_zero_only(train_missing)(settings, self.stage, self.files)
@@ -117,6 +128,26 @@ class ErvCLI(LightningCLI):
                 raise ConfigError(
                     f"{self.run.last} does not exist: there is nothing to go on with, leave --ckpt_path out"
                 )
+        checkpoint = settings.get("ckpt_path")
+        if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_file():
+            raise ConfigError(f"checkpoint {checkpoint!r} does not exist: correct --ckpt_path, or leave it out")
+
+    def _check_settings(self) -> None:
+        """What no single file or type can tell.
+
+        Raises:
+            ConfigError: another stage on the command line than in the files, or a name that is no folder's.
+        """
+        settings = self.settings
+        if settings.stage != self.stage:
+            raise ConfigError(
+                f"--stage {settings.stage}, but the config files are for stage {self.stage!r}: give "
+                f"-c configs/{settings.stage}.yaml instead"
+            )
+        for key in ("name", "from_sft", "from_verifier"):
+            value = settings[key]
+            if value in {"", ".", ".."} or Path(value).name != value:
+                raise ConfigError(f"{key} {value!r} names no run: it is one folder's name, without '/'")
 
     @rank_zero_only
     def before_fit(self) -> None:
@@ -125,7 +156,8 @@ class ErvCLI(LightningCLI):
         if settings.trainer.fast_dev_run:  # leaves no files
             return
         if settings.get("ckpt_path") is None:
-            aside = self.run.set_aside()
+            self.aside = aside = self.run.set_aside()
+            self.began = True
             if aside is not None:
                 rank_zero_info(
                     f"an earlier run {self.run.path} was moved to {aside}; to go on with it instead, name it and add "
@@ -145,6 +177,15 @@ class ErvCLI(LightningCLI):
             # Under one key: a W&B sweep locks the keys it sets itself.
             logger.log_hyperparams({"config": resolved})
 
+    def put_back(self) -> None:
+        """Undoes `before_fit` for a run that failed before its first step: nothing was made, nothing is moved."""
+        if not getattr(self, "began", False) or self.trainer.global_step > 0 or not self.trainer.is_global_zero:
+            return
+        shutil.rmtree(self.run.path, ignore_errors=True)
+        if self.aside is not None:
+            self.aside.rename(self.run.path)
+            rank_zero_info(f"the earlier run is back in {self.run.path}")
+
     # -- building --------------------------------------------------------------------------------------------
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -162,11 +203,11 @@ class ErvCLI(LightningCLI):
             filename="best",
             monitor=BEST_BY[self.stage],
             mode="max",
-            save_last=True,
             enable_version_counter=False,
         )
         callbacks: list[L.Callback] = [
             best,
+            LastCheckpoint(self.run.last),
             LearningRateMonitor("step"),
             NonFiniteGuard(self.run.path / "bad_batches"),
             RolloutLog(self.run.path / "rollouts.jsonl"),
@@ -193,7 +234,20 @@ def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> i
     except ParseError as error:
         contents = {file.path: file.content for file in files}
         raise ConfigError(explain_parse_error(str(error), _known_keys(), contents)) from error
+    except MisconfigurationException as error:  # Lightning's word for a trainer that cannot be
+        cli.put_back()
+        raise ConfigError(f"trainer (accelerator, devices, strategy): {error}") from error
+    except ValueError as error:
+        cli.put_back()
+        # A class that refuses its settings: the parser hides what it said among much else.
+        if "Union subtypes" in str(error):
+            raise ConfigError(explain_parse_error(str(error), _known_keys(), {})) from error
+        raise
+    except Exception:
+        cli.put_back()
+        raise
     except SystemExit as stop:
+        cli.put_back()  # Ctrl-C before the first step
         interrupted = getattr(getattr(cli, "interrupt", None), "interrupted", False)
         interrupted = interrupted or isinstance(stop.__context__, KeyboardInterrupt)
         return 130 if interrupted else int(stop.code or 0)

@@ -36,6 +36,10 @@ _UNKNOWN_KEY = (
 _WRONG_TYPE = re.compile(r"Parser key \"([\w.]+)\":\s+(Expected [^\n]*?)\.?\s+Got value: ([^\n]*)")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]*)")
 _WITHIN = re.compile(r"Parser key \"([\w.]+)\"")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes.*?Errors:\s+- (.*?)\n\s*Given value[^:]*: (.*)", re.S
+)
+_GIVEN = re.compile(r"Given value: ([^\n]*)")
 
 
 def explain_parse_error(message: str, known_keys: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -58,7 +62,24 @@ def explain_parse_error(message: str, known_keys: Iterable[str], files: Mapping[
         expected = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", expected)
         value = value.split(" - ")[0].strip()
         return f"{path}: {expected[0].lower()}{expected[1:]}, got {value!r}{_where([key.split('.')[-1]], files, value)}"
+    if found := _UNION.search(message):
+        return _of_several_types(found.group(1), message, within, files)
     return " ".join(message.split())
+
+
+def _of_several_types(errors: str, message: str, within: list[str], files: Mapping[str, Mapping[str, Any]]) -> str:
+    """For a setting of several types, e.g. X or null, jsonargparse lists what every type says: the telling one."""
+    said = [" ".join(error.split()) for error in re.split(r"\n\s+- ", errors)]
+    path = "".join(f"{key}: " for key in [".".join(dict.fromkeys(within))] if key)
+    own = [error for error in said if not error.startswith("Expected a")]
+    if own:
+        return path + own[0]
+    expected = [re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", error.removeprefix("Expected a ")) for error in said]
+    expected = ["null" if name == "NoneType" else name for name in expected]
+    given = _GIVEN.search(message)
+    value = given.group(1) if given else ""
+    place = _where([within[-1].split(".")[-1]], files, value) if within else ""
+    return f"{path}expected {' or '.join(expected)}, got {value!r}{place}"
 
 
 def _unknown_key(key: str, within: list[str], known_keys: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> str:

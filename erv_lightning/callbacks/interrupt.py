@@ -43,8 +43,10 @@ class SaveOnInterrupt(L.Callback):
         if self.interrupted:
             raise KeyboardInterrupt
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Between two training steps."""
+        if self.interrupted:  # Lightning would write the step's row to metrics.csv only after this hook
+            trainer._logger_connector.update_train_step_metrics()
         self._stop_if_asked()
 
     def on_validation_batch_end(self, *args: Any) -> None:

@@ -163,6 +163,9 @@ class ClipDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_frames": num_frames}
+        if wrong := [f"data.{name} is {count}" for name, count in counts.items() if count < 1]:
+            raise ValueError(f"{', '.join(wrong)}: it must be at least 1")
         if keep_in_memory and num_workers:
             raise ValueError("data.keep_in_memory needs data.num_workers 0: workers do not share what they keep")
         self.source, self.unit = source, unit
@@ -195,6 +198,10 @@ class ClipDataModule(L.LightningDataModule):
             ValueError: samples of several label spaces.
         """
         names = {sample.label_space for sample in self.samples("train")}
+        if not names:
+            raise ValueError(
+                f"the {self.splits['train']!r} split has no samples: check data.source and data.train_split"
+            )
         if len(names) != 1:
             raise ValueError(f"one label space a run, the samples have {sorted(names)}")
         return get_label_space(names.pop())

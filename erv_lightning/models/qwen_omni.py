@@ -58,10 +58,13 @@ class QwenOmniBackbone(Backbone):
             self.model.to(getattr(torch, dtype))
         else:
             _check_folder(pretrained)
-            self.processor = Qwen2_5OmniProcessor.from_pretrained(pretrained)
-            self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-                pretrained, dtype=getattr(torch, dtype)
-            )
+            try:
+                self.processor = Qwen2_5OmniProcessor.from_pretrained(pretrained)
+                self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+                    pretrained, dtype=getattr(torch, dtype)
+                )
+            except OSError as error:
+                raise ValueError(f"no policy in {pretrained!r}, neither as a folder nor on the hub: {error}") from error
         self.tokenizer = self.processor.tokenizer
         self.has_lora = lora is not None
         # The thinker never reads it, and DDP stops at a parameter that trains without a gradient.

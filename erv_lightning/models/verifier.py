@@ -30,9 +30,16 @@ class EmotionVerifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, pretrained: str) -> EmotionVerifier:
-        """Reads a sequence classifier from a folder or the hub."""
-        model = AutoModelForSequenceClassification.from_pretrained(pretrained)
-        return cls(model, AutoTokenizer.from_pretrained(pretrained))
+        """Reads a sequence classifier from a folder or the hub.
+
+        Raises:
+            ValueError: it is not there; names it.
+        """
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(pretrained)
+            return cls(model, AutoTokenizer.from_pretrained(pretrained))
+        except OSError as error:
+            raise ValueError(f"no classifier in {pretrained!r}, neither as a folder nor on the hub: {error}") from error
 
     @classmethod
     def tiny(cls, sentences: Sequence[str], labels: Sequence[str], seed: int = 0) -> EmotionVerifier:

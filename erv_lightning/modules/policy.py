@@ -95,6 +95,8 @@ class PolicyModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Hands the prompt encoder to the data module and makes the metrics for its label space."""
+        if self.data.unit != "clips":
+            raise ValueError(f"data.unit is {self.data.unit!r}, but a policy needs 'clips'")
         self.configure_model()
         self.data.encoder = self.backbone
         self.space: LabelSpace = self.data.label_space

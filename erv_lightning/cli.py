@@ -22,8 +22,10 @@ from erv_lightning.callbacks.export import ExportBest
 from erv_lightning.callbacks.guard import NonFiniteGuard
 from erv_lightning.callbacks.interrupt import SaveOnInterrupt
 from erv_lightning.callbacks.last import LastCheckpoint
+from erv_lightning.callbacks.learning import LearningWatch
 from erv_lightning.callbacks.predictions import PredictionWriter
 from erv_lightning.callbacks.rollouts import RolloutLog
+from erv_lightning.callbacks.throughput import DecodeClock
 from erv_lightning.csv_log import RunCSVLogger
 from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.data.readers import JsonlClips, SyntheticClips
@@ -49,6 +51,15 @@ _SETTINGS = {
     "from_verifier": ("default", "name of the verifier run that GRPO uses"),
 }
 
+# Numbers that configs refer to, so that one overlay can serve several stages: default and meaning.
+_COUNTS = {
+    "max_new_tokens": (512, "longest response, in tokens"),
+    "batch_size": (None, "SFT and verifier: samples in memory at a time, on each device"),
+    "accumulate": (1, "SFT: such batches to a step"),
+    "prompts_per_step": (16, "GRPO: prompts to a rollout, all processes together"),
+    "micro_batch_prompts": (None, "GRPO: prompts in memory at a time during the update; null: all"),
+}
+
 
 class _NoAdvertisements(logging.Filter):
     """Drops Lightning's tips for other products of its maker."""
@@ -69,7 +80,7 @@ def _known_keys() -> set[str]:
     modules = (L.Trainer, ClipDataModule, SFTModule, VerifierModule, GRPOModule)
     parts = (QwenOmniBackbone, LoraSpec, SyntheticClips, JsonlClips, VerifierJudge, Sampling, ExplanationRule)
     names = {name for taker in (*modules, *parts) for name in inspect.signature(taker).parameters}
-    return names | set(_SETTINGS) | {"stage", "max_new_tokens", "seed_everything", "ckpt_path"}
+    return names | set(_SETTINGS) | set(_COUNTS) | {"stage", "seed_everything", "ckpt_path"}
 
 
 class ErvCLI(LightningCLI):
@@ -97,7 +108,8 @@ class ErvCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Stage, name and what several parts of a config refer to."""
         parser.add_argument("--stage", type=Literal["sft", "verifier", "grpo"], help="which stage this config is for")
-        parser.add_argument("--max_new_tokens", type=int, default=512, help="longest response, in tokens")
+        for name, (count, meaning) in _COUNTS.items():
+            parser.add_argument(f"--{name}", type=int | None, default=count, help=meaning)
         for name, (default, meaning) in _SETTINGS.items():
             parser.add_argument(f"--{name}", type=str, default=default, help=meaning)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -144,10 +156,28 @@ class ErvCLI(LightningCLI):
                 f"--stage {settings.stage}, but the config files are for stage {self.stage!r}: give "
                 f"-c configs/{settings.stage}.yaml instead"
             )
+        if self.stage == "grpo":
+            self._check_grpo()
         for key in ("name", "from_sft", "from_verifier"):
             value = settings[key]
             if value in {"", ".", ".."} or Path(value).name != value:
                 raise ConfigError(f"{key} {value!r} names no run: it is one folder's name, without '/'")
+
+    def _check_grpo(self) -> None:
+        """GRPO takes its optimiser steps itself.
+
+        Raises:
+            ConfigError: a trainer setting that would have no say.
+        """
+        trainer, instead = self.settings.trainer, {}
+        if trainer.gradient_clip_val is not None:
+            instead["trainer.gradient_clip_val"] = "model.init_args.max_grad_norm"
+        if trainer.accumulate_grad_batches != 1:
+            instead["trainer.accumulate_grad_batches"] = "micro_batch_prompts, which changes memory and no number"
+        if instead:
+            raise ConfigError(
+                "; ".join(f"GRPO does not know {key}: set {other} instead" for key, other in instead.items())
+            )
 
     @rank_zero_only
     def before_fit(self) -> None:
@@ -211,6 +241,8 @@ class ErvCLI(LightningCLI):
             LearningRateMonitor("step"),
             NonFiniteGuard(self.run.path / "bad_batches"),
             RolloutLog(self.run.path / "rollouts.jsonl"),
+            LearningWatch(),
+            DecodeClock(),
             self.interrupt,  # after the logs: it may end the run
             PredictionWriter(self.run),
             ExportBest(self.run),

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 _THINK, _END_THINK = "<think>", "</think>"
-_ANSWER, _END_ANSWER = "<answer>", "</answer>"
-_TURN = re.compile(rf"{_END_THINK}\s*{_ANSWER}")
+ANSWER, END_ANSWER = "<answer>", "</answer>"
+_TURN = re.compile(rf"{_END_THINK}\s*{ANSWER}")
 # One alternation does both jobs: a quoted span is consumed whole, so that no boundary inside it is seen.
 _QUOTE_OR_BOUNDARY = re.compile(r'"[^"]*"|(?<=[.!?])\s+')
 
@@ -47,17 +47,17 @@ def _explanation(text: str) -> str:
 
 
 def _answer(text: str) -> str:
-    if text.count(_ANSWER) != 1 or text.count(_END_ANSWER) != 1:
+    if text.count(ANSWER) != 1 or text.count(END_ANSWER) != 1:
         return ""
-    inside, closed, _ = text.partition(_ANSWER)[2].partition(_END_ANSWER)
+    inside, closed, _ = text.partition(ANSWER)[2].partition(END_ANSWER)
     return inside.strip() if closed else ""
 
 
 def _is_well_formed(text: str) -> bool:
     # The same language as the pattern above, which would take quadratic time on "</think><answer>" repeated.
-    if not (text.startswith(_THINK) and text.endswith(_END_ANSWER)):
+    if not (text.startswith(_THINK) and text.endswith(END_ANSWER)):
         return False
-    return _TURN.search(text, len(_THINK), len(text) - len(_END_ANSWER)) is not None
+    return _TURN.search(text, len(_THINK), len(text) - len(END_ANSWER)) is not None
 
 
 def split_sentences(text: str) -> list[str]:

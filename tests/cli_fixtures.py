@@ -33,10 +33,11 @@ TEST_CLIPS = 9  # odd, so that two processes get different numbers of them
 # In folders named like config groups: what a stage trains first gets the overlays of these groups.
 OVERLAYS = {
     "data/few.yaml": f"""\
+batch_size: 4
+prompts_per_step: 4
 data:
   source:
     init_args: {{train: 28, rl: 12, val: 7, test: {TEST_CLIPS}}}
-  batch_size: 4
   eval_batch_size: 4
 """,
     "trainer/short.yaml": """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -18,6 +19,7 @@ from erv_lightning.labels import LabelSpace, get_label_space
 from erv_lightning.text import split_sentences
 
 Unit = Literal["clips", "sentences"]
+DEFAULT_BATCH = 8
 
 
 class PromptEncoder(Protocol):
@@ -134,7 +136,7 @@ class ClipDataModule(L.LightningDataModule):
         unit: ``clips`` gives `ClipBatch`, ``sentences`` gives `SentenceBatch`.
         train_split, val_split, test_split: names of the source's splits. GRPO learns on other clips than the
             cold start: a policy that knows its clips by heart gets equal rewards and no gradient.
-        batch_size: samples a training step and device; for GRPO, prompts.
+        batch_size: samples a training step and device, 8 if null. GRPO's own word for it is `prompts_per_step`.
         eval_batch_size: samples a validation, test or prediction step and device.
         num_workers: processes that decode; 0 decodes in the training process.
         num_frames: frames a clip, at the mid-points of equal segments.
@@ -152,7 +154,7 @@ class ClipDataModule(L.LightningDataModule):
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
-        batch_size: int = 8,
+        batch_size: int | None = None,
         eval_batch_size: int = 32,
         num_workers: int = 0,
         num_frames: int = 8,
@@ -163,7 +165,11 @@ class ClipDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_frames": num_frames}
+        counts = {
+            "batch_size": DEFAULT_BATCH if batch_size is None else batch_size,
+            "eval_batch_size": eval_batch_size,
+            "num_frames": num_frames,
+        }
         if wrong := [f"data.{name} is {count}" for name, count in counts.items() if count < 1]:
             raise ValueError(f"{', '.join(wrong)}: it must be at least 1")
         if keep_in_memory and num_workers:
@@ -206,6 +212,18 @@ class ClipDataModule(L.LightningDataModule):
             raise ValueError(f"one label space a run, the samples have {sorted(names)}")
         return get_label_space(names.pop())
 
+    def draw(self, count: int, key: str) -> ClipBatch:
+        """Training clips beside the epoch's order, for GRPO to try in place of prompts that taught nothing.
+
+        Args:
+            count: how many.
+            key: which: the clips are a pure function of it and of `seed`, so that a resumed run draws the same.
+        """
+        dataset, _ = self._dataset("train")
+        assert isinstance(dataset, _ClipDataset)
+        order = random.Random(f"{self.seed}/{key}").sample(range(len(dataset)), k=min(count, len(dataset)))
+        return dataset.collate([dataset[index] for index in order])
+
     # -- Lightning's hooks -----------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
@@ -214,7 +232,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled; an incomplete last batch is dropped."""
-        return self._loader("train", self.batch_size, train=True)
+        return self._loader("train", self.batch_size or DEFAULT_BATCH, train=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from erv_lightning.data.media import Clip
+from erv_lightning.models.attention import AttentionPlan
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class PromptFeatures:
         input_ids: token ids with every media placeholder repeated once per feature, shape (T,).
         position_ids: rope positions, shape (3, T): time, height, width.
         media: what the towers read, each with a leading axis that concatenates over prompts.
+        features: what the towers made of it, once they have run: name → (media tokens, H).
     """
 
     input_ids: Tensor
     position_ids: Tensor
     media: dict[str, Tensor]
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,6 +61,7 @@ class PromptBatch:
         input_ids, attention_mask: (P, T); the mask is 1 on real tokens.
         position_ids: (3, P, T).
         media: concatenated media of all prompts.
+        features: what the towers made of them, in the order of the prompts; empty until `Backbone.read_media`.
     """
 
     ids: list[str]
@@ -65,6 +69,7 @@ class PromptBatch:
     attention_mask: Tensor
     position_ids: Tensor
     media: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
         """The same batch on another device."""
@@ -78,6 +83,7 @@ class PromptBatch:
             attention_mask=move(self.attention_mask),
             position_ids=move(self.position_ids),
             media={name: move(value) for name, value in self.media.items()},
+            features={name: move(value) for name, value in self.features.items()},
         )
 
     @property
@@ -97,6 +103,7 @@ class Backbone(nn.Module, ABC):
 
     model: Any  # a transformers model: no types come with it
     has_lora: bool = False
+    shares_prefixes: bool = True  # `hidden` takes an `AttentionPlan`; see `follow_plans`
 
     @property
     @abstractmethod
@@ -127,6 +134,10 @@ class Backbone(nn.Module, ABC):
         """A left-padded batch."""
 
     @abstractmethod
+    def split(self, batch: PromptBatch) -> list[PromptFeatures]:
+        """The prompts of a batch, one by one: the inverse of `collate`."""
+
+    @abstractmethod
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens added."""
 
@@ -134,22 +145,33 @@ class Backbone(nn.Module, ABC):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, special tokens dropped."""
 
+    @property
+    @abstractmethod
+    def trains_media(self) -> bool:
+        """Whether training changes what the towers make of a clip."""
+
+    @abstractmethod
+    def read_media(self, batch: PromptBatch) -> PromptBatch:
+        """The batch with the towers' features in place of the media. The towers run here and only here."""
+
     @abstractmethod
     def embed(self, batch: PromptBatch) -> Tensor:
-        """Prompt embeddings with the media features in place, (P, T, H). The towers run here and only here."""
+        """Prompt embeddings with the media features in place, (P, T, H). Reads the media unless that has been done."""
 
     @abstractmethod
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """Embeddings of plain tokens, any shape → (…, H)."""
 
     @abstractmethod
-    def hidden(self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None) -> Tensor:
+    def hidden(
+        self, embeds: Tensor, position_ids: Tensor, mask: Tensor | AttentionPlan, cache: Any | None = None
+    ) -> Tensor:
         """Decoder states (rows, tokens, H) of embeddings of that shape.
 
         Args:
             embeds: (rows, tokens, H).
             position_ids: (3, rows, tokens).
-            mask: boolean, (rows, 1, tokens, S): True where a token may attend.
+            mask: boolean, (rows, 1, tokens, S): True where a token may attend. Or, where `shares_prefixes`, a plan.
             cache: key-value cache in transformers' format, updated in place.
         """
 

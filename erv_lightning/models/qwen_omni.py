@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from erv_lightning.data.media import Clip
+from erv_lightning.models.attention import AttentionPlan, follow_plans
 from erv_lightning.models.backbone import Backbone, LoraSpec, PromptBatch, PromptFeatures
 from erv_lightning.models.tiny import TINY, tiny_policy
 
 # The parts a user may freeze, by the attribute that holds them.
 PARTS = {"vision": "visual", "audio": "audio_tower", "language": "language_model"}
+AUDIO_INPUTS = {"input_features", "feature_attention_mask"}  # padded to the longest clip of a batch
 Part = Literal["vision", "audio", "language"]
 Dtype = Literal["float32", "bfloat16"]
 
@@ -65,6 +68,7 @@ class QwenOmniBackbone(Backbone):
                 )
             except OSError as error:
                 raise ValueError(f"no policy in {pretrained!r}, neither as a folder nor on the hub: {error}") from error
+        follow_plans(self.model.model.language_model)
         self.tokenizer = self.processor.tokenizer
         self.has_lora = lora is not None
         # The thinker never reads it, and DDP stops at a parameter that trains without a gradient.
@@ -162,7 +166,7 @@ class QwenOmniBackbone(Backbone):
         return PromptFeatures(encoded["input_ids"][0], position_ids[:, 0], media)
 
     def collate(self, ids: Sequence[str], prompts: Sequence[PromptFeatures]) -> PromptBatch:
-        """Left-pads prompts and concatenates their media."""
+        """Left-pads prompts and concatenates their media, or their features where the towers have run."""
         width = max(len(prompt.input_ids) for prompt in prompts)
         rows, masks, positions = [], [], []
         for prompt in prompts:
@@ -170,37 +174,75 @@ class QwenOmniBackbone(Backbone):
             rows.append(nn.functional.pad(prompt.input_ids, (pad, 0), value=self.pad_token_id))
             masks.append(nn.functional.pad(torch.ones_like(prompt.input_ids), (pad, 0)))
             positions.append(nn.functional.pad(prompt.position_ids, (pad, 0)))
-        frames = max(prompt.media["input_features"].shape[-1] for prompt in prompts)
-        media = {
-            name: torch.cat([prompt.media[name] for prompt in prompts])
-            for name in ("pixel_values_videos", "video_grid_thw")
-        } | {
-            name: torch.cat([_pad_last(prompt.media[name], frames) for prompt in prompts])
-            for name in ("input_features", "feature_attention_mask")
-        }
-        return PromptBatch(list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1), media)
+        batch = PromptBatch(list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1))
+        for name in prompts[0].features:
+            batch.features[name] = torch.cat([prompt.features[name] for prompt in prompts])
+        for name in prompts[0].media:
+            values = [prompt.media[name] for prompt in prompts]
+            if name in AUDIO_INPUTS:
+                frames = max(value.shape[-1] for value in values)
+                values = [_pad_last(value, frames) for value in values]
+            batch.media[name] = torch.cat(values)
+        return batch
+
+    def split(self, batch: PromptBatch) -> list[PromptFeatures]:
+        """The prompts of a batch, one by one; see `Backbone.split`."""
+        count = len(batch.ids)
+        parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        if batch.media:
+            patches = batch.media["video_grid_thw"].prod(-1).tolist()
+            heard = batch.media["feature_attention_mask"].sum(-1).tolist()
+            sizes = {"pixel_values_videos": patches}
+            for name, value in batch.media.items():
+                for part, piece, frames in zip(parts, torch.split(value, sizes.get(name, 1)), heard, strict=True):
+                    part[name] = piece[..., :frames] if name in AUDIO_INPUTS else piece
+        features: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        for name, value in batch.features.items():
+            tokens = (batch.input_ids == self._media_tokens[name]).sum(1).tolist()
+            for one, piece in zip(features, torch.split(value, tokens), strict=True):
+                one[name] = piece
+        lengths = batch.attention_mask.sum(1).tolist()
+        return [
+            PromptFeatures(batch.input_ids[p, -length:], batch.position_ids[:, p, -length:], parts[p], features[p])
+            for p, length in enumerate(lengths)
+        ]
 
     # -- the network -----------------------------------------------------------------------------------------
 
-    def embed(self, batch: PromptBatch) -> Tensor:
-        """Prompt embeddings with the media features in place, (P, T, H).
+    @property
+    def trains_media(self) -> bool:
+        """Whether a tower has a parameter that trains."""
+        thinker = self.model.model
+        towers = (getattr(thinker, PARTS["vision"]), getattr(thinker, PARTS["audio"]))
+        return any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
+
+    @property
+    def _media_tokens(self) -> dict[str, int]:
+        return {"video": self.model.config.video_token_id, "audio": self.model.config.audio_token_id}
+
+    def read_media(self, batch: PromptBatch) -> PromptBatch:
+        """The batch with the towers' features in place of the media.
 
         Raises:
             ValueError: a prompt's media placeholders do not match its features; names the samples.
         """
         self._check_media(batch)
-        embeds = self.embed_tokens(batch.input_ids)
         thinker = self.model.model
         video = thinker.get_video_features(
             batch.media["pixel_values_videos"], batch.media["video_grid_thw"]
         ).pooler_output
         audio = thinker.get_audio_features(
-            batch.media["input_features"].to(embeds.dtype), batch.media["feature_attention_mask"]
+            batch.media["input_features"].to(self.model.dtype), batch.media["feature_attention_mask"]
         ).last_hidden_state
-        config = self.model.config
-        for token, features in ((config.video_token_id, torch.cat(video)), (config.audio_token_id, audio)):
+        return replace(batch, media={}, features={"video": torch.cat(video), "audio": audio})
+
+    def embed(self, batch: PromptBatch) -> Tensor:
+        """Prompt embeddings with the media features in place, (P, T, H); see `read_media`."""
+        features = batch.features or self.read_media(batch).features
+        embeds = self.embed_tokens(batch.input_ids)
+        for name, token in self._media_tokens.items():
             place = (batch.input_ids == token).unsqueeze(-1)
-            embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
+            embeds = embeds.masked_scatter(place, features[name].to(embeds.dtype))
         return embeds
 
     def _check_media(self, batch: PromptBatch) -> None:
@@ -210,11 +252,8 @@ class QwenOmniBackbone(Backbone):
         audio_lengths = batch.media["feature_attention_mask"].sum(-1)
         _, audio = self.model.model.audio_tower._get_feat_extract_output_lengths(audio_lengths)
         problems = []
-        for name, token, features in (
-            ("video", config.video_token_id, video),
-            ("audio", config.audio_token_id, audio),
-        ):
-            tokens = (batch.input_ids == token).sum(1)
+        for name, features in (("video", video), ("audio", audio)):
+            tokens = (batch.input_ids == self._media_tokens[name]).sum(1)
             for sample, have, want in zip(batch.ids, tokens.tolist(), features.tolist(), strict=True):
                 if have != want:
                     problems.append(f"sample {sample!r}: {have} {name} tokens in the prompt, {want} features")
@@ -230,7 +269,9 @@ class QwenOmniBackbone(Backbone):
         embeds: Tensor = self.model.get_input_embeddings()(token_ids)
         return embeds
 
-    def hidden(self, embeds: Tensor, position_ids: Tensor, mask: Tensor, cache: Any | None = None) -> Tensor:
+    def hidden(
+        self, embeds: Tensor, position_ids: Tensor, mask: Tensor | AttentionPlan, cache: Any | None = None
+    ) -> Tensor:
         """Decoder states; see `Backbone.hidden`."""
         states: Tensor = self.model.model.language_model(
             inputs_embeds=embeds,

@@ -46,8 +46,9 @@ class SFTModule(PolicyModule):
         weight_decay: float = 0.0,
         warmup: float = 0.03,
         schedule: Schedule = "cosine",
+        prefix_sharing: bool = True,
     ) -> None:
-        super().__init__(backbone, judge, evaluation, lr, betas, weight_decay, warmup, schedule)
+        super().__init__(backbone, judge, evaluation, lr, betas, weight_decay, warmup, schedule, prefix_sharing)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the response tokens of the batch."""
@@ -57,7 +58,9 @@ class SFTModule(PolicyModule):
         ]
         token_ids, mask = pad_rows(rows, self.backbone.pad_token_id, self.device)
         embeds = self.backbone.embed(batch.prompts)
-        logp, _ = completion_logps(self.backbone, embeds, batch.prompts, token_ids, mask)
+        logp, _ = completion_logps(
+            self.backbone, embeds, batch.prompts, token_ids, mask, prefix_sharing=self.prefix_sharing
+        )
         loss = -logp.sum() / mask.sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(rows))
         self.log("train/num_tokens", mask.sum().float(), batch_size=len(rows))

@@ -5,7 +5,7 @@ token's loss is −min(r·A, clip(r, 1−ε_low, 1+ε_high)·A) + β·KL. The lo
 
 - ``grpo`` (arXiv 2402.03300): mean over the tokens of a completion, then over the completions. One without a
   valid token adds 0 and still counts as a completion.
-- ``dr_grpo`` (arXiv 2503.20783): sum / (completions × T).
+- ``dr_grpo`` (arXiv 2503.20783): sum / (completions × width), where the width is T unless the caller names one.
 - ``dapo`` (arXiv 2503.14476), ``bnpo``: sum / number of tokens. They differ in what the caller gives: for
   ``dapo`` the count over all ranks and accumulated batches, for ``bnpo`` nothing, which means the valid
   tokens of this call.
@@ -13,6 +13,9 @@ token's loss is −min(r·A, clip(r, 1−ε_low, 1+ε_high)·A) + β·KL. The lo
   gradient; averaged as ``grpo``.
 - ``cispo`` (arXiv 2506.13585): −min(r, 1+ε_high)·A·logp, without gradient through r; averaged as ``dapo``. It
   has no lower bound and takes no notice of ``delta``.
+
+A batch may be cut into micro-batches of completions: where each call is given the counts of the whole batch
+(``num_tokens``, ``num_completions``, ``width``), the losses and gradients of the parts add up to the whole's.
 
 Shapes: G completions, T tokens; 1 broadcasts.
 """
@@ -49,6 +52,8 @@ def policy_loss(
     epsilon_high: float = 0.2,
     delta: float | None = None,
     num_tokens: int | Tensor | None = None,
+    num_completions: int | Tensor | None = None,
+    width: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and what to log beside it.
 
@@ -71,9 +76,14 @@ def policy_loss(
             delta). It bounds the loss of tokens with a negative advantage, which ε_high leaves unbounded, and
             those with a positive one do not feel it. At least 1 + ε_high.
         num_tokens: what ``dapo``, ``bnpo`` and ``cispo`` divide by; the mask's own count if None.
+        num_completions: what ``grpo``, ``gspo`` and ``dr_grpo`` divide by: the count over all micro-batches and
+            ranks; this call's own if None.
+        width: tokens per completion that ``dr_grpo`` divides by, such as the most that sampling allows, so that
+            the loss does not depend on the longest completion of a micro-batch; T if None.
 
     Returns:
-        The loss, a scalar, and detached scalars, each a mean over valid tokens: ``ratio_mean``;
+        The loss, a scalar, and detached scalars, each a mean over the call's valid tokens, so that those of
+        micro-batches combine in the weights ``mask.sum()``: ``ratio_mean``;
         ``clip_ratio/low_mean`` and ``clip_ratio/high_mean``, the shares held by the lower (A < 0) and the
         upper bound (A > 0; ``cispo``: any A); ``clip_ratio/region_mean``, either; and with ``ref_logp``,
         ``kl`` (always k3).
@@ -81,7 +91,7 @@ def policy_loss(
     Raises:
         ValueError: naming every option that is out of range and every shape that does not fit.
     """
-    _check_options(loss_type, kl, ref_logp, beta, epsilon_low, epsilon_high, delta)
+    _check_call(option_problems(loss_type, kl, epsilon_low, epsilon_high, delta), ref_logp, beta, width)
     _check_shapes(logp, advantages, {"old_logp": old_logp, "mask": mask, "ref_logp": ref_logp})
     mask_GT, advantages_G1 = mask.bool(), advantages.detach().unsqueeze(1)
     # where, not a product: 0 · nan is nan, in the backward pass too
@@ -98,7 +108,8 @@ def policy_loss(
         stats["kl"] = _token_mean(token_kl(logp_GT.detach(), ref_logp_GT, "k3"), mask_GT)
         if beta:
             loss_GT = loss_GT + beta * token_kl(logp_GT, ref_logp_GT, kl)
-    return _normalise(torch.where(mask_GT, loss_GT, 0.0), mask_GT, loss_type, num_tokens), stats
+    loss_GT = torch.where(mask_GT, loss_GT, 0.0)
+    return _normalise(loss_GT, mask_GT, loss_type, num_tokens, num_completions, width), stats
 
 
 def token_kl(logp_GT: Tensor, ref_logp_GT: Tensor, kl: str) -> Tensor:
@@ -163,14 +174,26 @@ def _ratio_stats(
     }
 
 
-def _normalise(loss_GT: Tensor, mask_GT: Tensor, loss_type: str, num_tokens: int | Tensor | None) -> Tensor:
+def _normalise(
+    loss_GT: Tensor,
+    mask_GT: Tensor,
+    loss_type: str,
+    num_tokens: int | Tensor | None,
+    num_completions: int | Tensor | None,
+    width: int | None,
+) -> Tensor:
     """The scalar loss of a token loss that is zero outside the mask."""
     if loss_type in ("grpo", "gspo"):
-        return _completion_mean(loss_GT, mask_GT).sum() / max(1, len(loss_GT))
-    if loss_type == "dr_grpo":
-        return loss_GT.sum() / max(1, loss_GT.numel())
-    count = torch.as_tensor(mask_GT.sum() if num_tokens is None else num_tokens, device=loss_GT.device)
-    return loss_GT.sum() / count.clamp(min=1)
+        total, count = _completion_mean(loss_GT, mask_GT).sum(), _given(num_completions, len(loss_GT))
+    elif loss_type == "dr_grpo":
+        total, count = loss_GT.sum(), _given(num_completions, len(loss_GT)) * _given(width, loss_GT.shape[1])
+    else:
+        total, count = loss_GT.sum(), _given(num_tokens, mask_GT.sum())
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+def _given(count: int | Tensor | None, own: int | Tensor) -> int | Tensor:
+    return own if count is None else count
 
 
 def _completion_mean(value_GT: Tensor, mask_GT: Tensor) -> Tensor:
@@ -182,28 +205,27 @@ def _token_mean(value_GT: Tensor, mask_GT: Tensor) -> Tensor:
     return torch.where(mask_GT, value_GT, 0.0).sum() / mask_GT.sum().clamp(min=1)
 
 
-def _check_options(
-    loss_type: str,
-    kl: str,
-    ref_logp: Tensor | None,
-    beta: float,
-    epsilon_low: float,
-    epsilon_high: float,
-    delta: float | None,
-) -> None:
+def option_problems(loss_type: str, kl: str, epsilon_low: float, epsilon_high: float, delta: float | None) -> list[str]:
+    """What is wrong with options of `policy_loss`, one line each; nothing if all is well."""
     problems = []
     if loss_type not in LOSS_TYPES:
         problems.append(f"unknown loss_type {loss_type!r}; known: {', '.join(LOSS_TYPES)}")
     if kl not in KL_ESTIMATORS:
         problems.append(f"unknown kl {kl!r}; known: {', '.join(KL_ESTIMATORS)}")
-    if beta < 0:
-        problems.append(f"beta must not be negative, got {beta}")
-    if beta > 0 and ref_logp is None:
-        problems.append(f"beta = {beta} needs ref_logp, the reference's log-probabilities")
     if not 0 <= epsilon_low <= 1 or epsilon_high < 0:
         problems.append(f"needed: 0 <= epsilon_low <= 1, epsilon_high >= 0; got {epsilon_low}, {epsilon_high}")
     if delta is not None and delta < 1 + epsilon_high:
         problems.append(f"delta must be at least 1 + epsilon_high = {1 + epsilon_high}, got {delta}")
+    return problems
+
+
+def _check_call(problems: list[str], ref_logp: Tensor | None, beta: float, width: int | None) -> None:
+    if beta < 0:
+        problems.append(f"beta must not be negative, got {beta}")
+    if beta > 0 and ref_logp is None:
+        problems.append(f"beta = {beta} needs ref_logp, the reference's log-probabilities")
+    if width is not None and width < 1:
+        problems.append(f"width must be at least 1, got {width}")
     if problems:
         raise ValueError("policy_loss: " + "; ".join(problems))
 

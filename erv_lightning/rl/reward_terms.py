@@ -1,14 +1,18 @@
 """Named, weighted rewards over a batch of completions: the built-in ones, and any function of the user's.
 
-A reward is a function `(Completions) -> Tensor` of shape (completions,).
+A reward is a function from `Completions` to one number per completion: a tensor (completions,), or a list in
+which None says that the reward does not apply to that completion.
+
+Shapes: R rewards, N completions.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,36 +20,48 @@ from torch import Tensor
 
 from erv_lightning.labels import LabelSpace
 from erv_lightning.models.verifier import EmotionVerifier
-from erv_lightning.rl.rewards import accuracy_reward, explanation_reward, format_reward
+from erv_lightning.rl.rewards import (
+    VARIANTS,
+    accuracy_reward,
+    care_bonus,
+    explanation_reward,
+    format_reward,
+    overlong_penalty,
+)
 from erv_lightning.text import Response, split_sentences
 
 
 @dataclass(frozen=True)
 class ExplanationRule:
-    """How sentence probabilities become the explanation reward; see `explanation_reward`.
+    """Which labels a sentence conveys; see `explanation_reward`.
 
     Attributes:
-        threshold: a sentence conveys the labels above this probability.
+        threshold: the labels above this probability.
         max_labels: but no more than these many.
-        variant: how sentences are counted.
     """
 
     threshold: float = 0.1
     max_labels: int = 2
-    variant: str = "paper"
 
 
 @dataclass
 class Completions:
-    """What a reward sees.
+    """What a reward sees: all completions of a rollout, those of one prompt side by side.
 
     Attributes:
         responses: parsed completions.
         answer_ids, label_ids: ids in the label space, −1 for no valid answer.
         space: the label space.
         verifier: the sentence classifier, if the run has one.
-        rule: of the explanation reward.
+        rule: of the explanation rewards.
         verdicts: for each completion whose sentences a reward had scored, [sentence, probabilities] pairs.
+        group_size: completions per prompt.
+        lengths: (completions,), tokens of each.
+        max_new_tokens: most tokens of a completion.
+        answer_logp: (completions,), mean log-probability of the answer's tokens under the reference, nan
+            without an answer.
+        overlong_buffer: the last tokens before ``max_new_tokens``, in which `overlong` makes length cost; a
+            quarter of them if None.
     """
 
     responses: list[Response]
@@ -55,9 +71,77 @@ class Completions:
     verifier: EmotionVerifier | None = None
     rule: ExplanationRule = ExplanationRule()
     verdicts: list[list[tuple[str, list[float]]]] = field(default_factory=list)
+    _: KW_ONLY
+    group_size: int = 1
+    lengths: Tensor | None = None
+    max_new_tokens: int | None = None
+    answer_logp: Tensor | None = None
+    overlong_buffer: int | None = None
+    _scored: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def pick(self, rows: Sequence[int]) -> Completions:
+        """These completions; what the verifier has said stays known."""
+        own = replace(
+            self,
+            responses=[self.responses[row] for row in rows],
+            answer_ids=[self.answer_ids[row] for row in rows],
+            label_ids=[self.label_ids[row] for row in rows],
+            verdicts=[self.verdicts[row] for row in rows] if self.verdicts else [],
+            lengths=None if self.lengths is None else self.lengths[list(rows)],
+            answer_logp=None if self.answer_logp is None else self.answer_logp[list(rows)],
+        )
+        own._scored = self._scored
+        return own
+
+    @staticmethod
+    def join(parts: Sequence[Completions]) -> Completions:
+        """The completions of several, which must agree in all that is not one completion's own."""
+        lengths = [part.lengths for part in parts if part.lengths is not None]
+        answers = [part.answer_logp for part in parts if part.answer_logp is not None]
+        whole = replace(
+            parts[0],
+            responses=[one for part in parts for one in part.responses],
+            answer_ids=[one for part in parts for one in part.answer_ids],
+            label_ids=[one for part in parts for one in part.label_ids],
+            verdicts=[one for part in parts for one in part.verdicts],
+            lengths=torch.cat(lengths) if lengths else None,
+            answer_logp=torch.cat(answers) if answers else None,
+        )
+        whole._scored = {text: probs for part in parts for text, probs in part._scored.items()}
+        return whole
+
+    def probs(self, texts: Sequence[str]) -> Tensor:
+        """What the verifier says of texts, (texts, outputs); it reads each text once, whichever reward asks.
+
+        Raises:
+            ValueError: there is no verifier.
+        """
+        verifier = _verifier_of(self)
+        new = [text for text in dict.fromkeys(texts) if text not in self._scored]
+        self._scored.update(zip(new, verifier.probs(new), strict=True))
+        return torch.stack([self._scored[text] for text in texts]) if texts else torch.zeros(0, len(verifier.labels))
+
+    def sentence_probs(self) -> list[Tensor]:
+        """For each completion, (sentences, outputs) of its explanation, which are also kept as `verdicts`."""
+        sentences = [split_sentences(response.explanation) for response in self.responses]
+        scored = self.probs([sentence for response in sentences for sentence in response])
+        probs = list(torch.split(scored, [len(response) for response in sentences]))
+        self.verdicts = [
+            list(zip(texts, rows.tolist(), strict=True)) for texts, rows in zip(sentences, probs, strict=True)
+        ]
+        return probs
+
+    def explanation_probs(self) -> list[Tensor]:
+        """For each completion, (1, outputs) of its whole explanation; (0, outputs) where it has none."""
+        texts = [response.explanation for response in self.responses]
+        scored = self.probs([text for text in texts if text])
+        return list(torch.split(scored, [int(bool(text)) for text in texts]))
 
 
-RewardFunction = Callable[[Completions], Tensor]
+RewardFunction = Callable[[Completions], Tensor | Sequence[float | None]]
+
+
+# -- the built-in ones --------------------------------------------------------------------------------------------
 
 
 def _format(completions: Completions) -> Tensor:
@@ -68,32 +152,84 @@ def _accuracy(completions: Completions) -> Tensor:
     return accuracy_reward(completions.answer_ids, completions.label_ids)
 
 
-def _explanation(completions: Completions) -> Tensor:
-    """R_E of every explanation; all sentences of the batch go through the verifier together."""
-    verifier = completions.verifier
-    if verifier is None:
-        raise ValueError("the explanation reward needs a verifier: set model.init_args.verifier")
-    sentences = [split_sentences(response.explanation) for response in completions.responses]
-    scored = verifier.probs([sentence for response in sentences for sentence in response])
-    probs = list(torch.split(scored, [len(response) for response in sentences]))
-    completions.verdicts = [
-        list(zip(texts, rows.tolist(), strict=True)) for texts, rows in zip(sentences, probs, strict=True)
-    ]
+def _explanation(completions: Completions, variant: str) -> Tensor:
+    """R_E or a variant of it; all sentences of the rollout go through the verifier together."""
+    verifier, rule = _verifier_of(completions), completions.rule
     outputs = verifier.output_index(completions.space)
     if min(completions.label_ids, default=0) < 0:
         raise ValueError("a sample's label is not in its label space: the explanation reward has no target")
-    rule = completions.rule
     return explanation_reward(
-        probs,
+        completions.explanation_probs() if variant == "paragraph" else completions.sentence_probs(),
         [outputs[label] for label in completions.label_ids],
         verifier.neutral_output(completions.space),
         threshold=rule.threshold,
         max_labels=rule.max_labels,
-        variant=rule.variant,
+        variant=variant,
+        answers=[outputs[answer] if answer >= 0 else -1 for answer in completions.answer_ids],
     )
 
 
-BUILT_IN: dict[str, RewardFunction] = {"format": _format, "accuracy": _accuracy, "explanation": _explanation}
+def _care(completions: Completions) -> Tensor:
+    if completions.answer_logp is None:
+        raise ValueError("the care reward needs the answers' log-probabilities under the reference (answer_logp)")
+    return care_bonus(completions.answer_logp.cpu(), _accuracy(completions) > 0, completions.group_size)
+
+
+def _overlong(completions: Completions) -> Tensor:
+    most, buffer = completions.max_new_tokens, completions.overlong_buffer
+    if completions.lengths is None or most is None:
+        raise ValueError("the overlong reward needs lengths and max_new_tokens of the completions")
+    return overlong_penalty(completions.lengths, most, max(1, most // 4) if buffer is None else buffer)
+
+
+def _verifier_of(completions: Completions) -> EmotionVerifier:
+    if completions.verifier is None:
+        raise ValueError("the explanation reward needs a verifier: set model.init_args.verifier")
+    return completions.verifier
+
+
+EXPLANATION_REWARDS = {"explanation" if variant == "paper" else variant: variant for variant in VARIANTS}
+"""Names of the rewards that ask the verifier, each with its variant of `explanation_reward`."""
+
+BUILT_IN: dict[str, RewardFunction] = {
+    "format": _format,
+    "accuracy": _accuracy,
+    **{name: partial(_explanation, variant=variant) for name, variant in EXPLANATION_REWARDS.items()},
+    "care": _care,
+    "overlong": _overlong,
+}
+
+
+# -- adding up ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What completions earned.
+
+    Attributes:
+        total: (completions,), the weighted sum of the rewards that apply; 0 where none does.
+        parts: each reward before weighting, (completions,), nan where it does not apply.
+        applicable: (completions,), whether at least one reward applies.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    applicable: Tensor
+
+    def pick(self, rows: Tensor) -> Rewards:
+        """Those of some completions."""
+        parts = {name: part[rows] for name, part in self.parts.items()}
+        return Rewards(self.total[rows], parts, self.applicable[rows])
+
+    @staticmethod
+    def join(several: Sequence[Rewards]) -> Rewards:
+        """One after the other."""
+        return Rewards(
+            torch.cat([one.total for one in several]),
+            {name: torch.cat([one.parts[name] for one in several]) for name in several[0].parts},
+            torch.cat([one.applicable for one in several]),
+        )
 
 
 class RewardSum:
@@ -120,21 +256,46 @@ class RewardSum:
 
     @property
     def needs_verifier(self) -> bool:
-        """Whether the explanation reward takes part."""
-        return "explanation" in self.functions
+        """Whether R_E or a variant of it takes part."""
+        return not self.functions.keys().isdisjoint(EXPLANATION_REWARDS)
 
-    def __call__(self, completions: Completions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, (completions,), and each reward before weighting."""
-        parts = {}
-        for name, function in self.functions.items():
-            part = function(completions).float().cpu()
-            if part.shape != (len(completions.responses),):
-                raise ValueError(
-                    f"reward {name!r} returned shape {tuple(part.shape)}, expected ({len(completions.responses)},)"
-                )
-            parts[name] = part
-        weighted = [self.weights[name] * part for name, part in parts.items()]
-        return torch.stack(weighted).sum(0), parts
+    @property
+    def needs_reference_answers(self) -> bool:
+        """Whether `Completions.answer_logp` is asked for."""
+        return "care" in self.functions
+
+    def __call__(self, completions: Completions) -> Rewards:
+        """Computes every reward, and their sum.
+
+        Raises:
+            ValueError: a reward that is not one finite number or None per completion; names it.
+        """
+        count = len(completions.responses)
+        parts = {name: _part(name, function(completions), count) for name, function in self.functions.items()}
+        part_RN = torch.stack(list(parts.values()))
+        weighted_RN = torch.stack([self.weights[name] * part for name, part in parts.items()])
+        return Rewards(weighted_RN.nansum(0), parts, ~part_RN.isnan().all(0))
+
+
+def _part(name: str, returned: Tensor | Sequence[float | None], count: int) -> Tensor:
+    """What a reward function returned, as (completions,) on the CPU, nan where it does not apply."""
+    if isinstance(returned, Tensor):
+        part, given = returned.detach().float().cpu(), torch.ones(returned.shape, dtype=torch.bool)
+    else:
+        try:
+            part = torch.tensor([0.0 if value is None else float(value) for value in returned])
+            given = torch.tensor([value is not None for value in returned], dtype=torch.bool)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"reward {name!r} returned no tensor and no list of numbers or None: {error}") from error
+    if part.shape != (count,):
+        raise ValueError(f"reward {name!r} returned shape {tuple(part.shape)}, expected ({count},)")
+    if not bool(part.isfinite().all()):
+        at = (~part.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(
+            f"reward {name!r} is not finite for completions {at[:8]} (of {len(at)}); where it does not apply, "
+            "return a list with None"
+        )
+    return part.masked_fill(~given, torch.nan)
 
 
 def _load(name: str, target: str) -> RewardFunction:

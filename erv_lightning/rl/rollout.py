@@ -1,4 +1,4 @@
-"""Sampling completions: each clip and prompt is read once, then G rows go on from its key-value cache.
+"""Sampling completions: each clip and prompt is read once, then G rows go on from it.
 
 Knows token ids and a backbone; knows no text, reward or data set.
 Legend: P prompts, G completions each, N = P·G rows, T prompt tokens, C completion tokens, V vocabulary.
@@ -6,16 +6,23 @@ Legend: P prompts, G completions each, N = P·G rows, T prompt tokens, C complet
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from erv_lightning.models.backbone import Backbone, PromptBatch
-from erv_lightning.rl.logprobs import attention_mask, log_distribution
+from erv_lightning.rl.decoding import Decoder, RepeatedPromptDecoder, SharedPrefixDecoder
+from erv_lightning.rl.logprobs import log_distribution
+
+# How often the rows that have ended are looked for, in tokens, and how many must go for the others to move together.
+# On CUDA looking waits for the device, and moving means capturing a new graph.
+_LOOK_EVERY = {"cpu": 1, "cuda": 16}
+_MOVE_BELOW = {"cpu": 0.85, "cuda": 0.5}
+# Capturing costs about as much as a few plain steps.
+_GRAPH_FROM = 16
 
 
 @dataclass(frozen=True)
@@ -54,33 +61,6 @@ class Rollout:
     truncated: Tensor
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no types
-    """A cache layer with its final size reserved: growing by concatenation copies the whole cache per token."""
-
-    def __init__(self, prefilled: Any, group: int, room: int) -> None:
-        super().__init__()
-        self.length = prefilled.keys.shape[-2]
-        self._keys = self._reserve(prefilled.keys, group, room)
-        self._values = self._reserve(prefilled.values, group, room)
-        self.dtype, self.device = self._keys.dtype, self._keys.device
-        self.is_initialized = True
-
-    def _reserve(self, prefilled: Tensor, group: int, room: int) -> Tensor:
-        rows, heads, length, width = prefilled.shape
-        reserved = prefilled.new_empty(rows * group, heads, length + room, width)
-        reserved[:, :, :length] = prefilled.repeat_interleave(group, 0)
-        return reserved
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start, self.length = self.length, self.length + keys.shape[-2]
-        self._keys[:, :, start : self.length] = keys
-        self._values[:, :, start : self.length] = values
-        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return int(self.length)
-
-
 @torch.no_grad()
 def rollout(
     backbone: Backbone,
@@ -89,6 +69,9 @@ def rollout(
     group: int,
     sampling: Sampling,
     generator: torch.Generator | None = None,
+    *,
+    uniforms: Tensor | None = None,
+    prefix_sharing: bool = True,
 ) -> Rollout:
     """Draws `group` completions for every prompt.
 
@@ -99,45 +82,82 @@ def rollout(
         group: G, completions per prompt.
         sampling: length, temperature, nucleus.
         generator: random state on the embeddings' device; None uses torch's global one.
+        uniforms: (N, max_new_tokens), random numbers in [0, 1) to draw each token with, in place of the generator's:
+            a completion then depends on its own numbers alone, whatever else is in the batch.
+        prefix_sharing: keep a prompt's keys and values once for all its completions; False copies them for each, with
+            a plain mask, for backbones that cannot take an attention plan.
     """
-    device = prompt_embeds.device
-    rows, room = prompt_embeds.shape[0] * group, sampling.max_new_tokens
+    device, room = prompt_embeds.device, sampling.max_new_tokens
     # 1. One prefill per prompt.
-    cache = DynamicCache()
-    mask = attention_mask(batch.attention_mask)
-    state = backbone.hidden(prompt_embeds, batch.position_ids, mask, cache)[:, -1:]
-    logits = backbone.logits(state)[:, 0].repeat_interleave(group, 0)  # (N, V)
-    # 2. Its cache, G times, with room for the completion.
-    cache.layers = [_RoomyLayer(layer, group, room) for layer in cache.layers]
-    keys = batch.attention_mask.bool().repeat_interleave(group, 0)
-    keys = torch.cat([keys, keys.new_ones(rows, room)], dim=1)[:, None, None]  # (N, 1, 1, T + room)
-    position = batch.next_position.repeat_interleave(group).expand(3, -1)[..., None]  # (3, N, 1)
-    # 3. Token by token, until every row has ended.
-    token_ids = torch.full((rows, room), backbone.pad_token_id, device=device)
-    logp = torch.zeros(rows, room, device=device)
-    lengths = torch.full((rows,), room, device=device)
-    alive = torch.ones(rows, dtype=torch.bool, device=device)
-    width = batch.input_ids.shape[1]
+    decoder: Decoder
+    if prefix_sharing:
+        graph = room >= _GRAPH_FROM
+        decoder = SharedPrefixDecoder(backbone, prompt_embeds, batch, group, room - 1, graph)
+    else:
+        decoder = RepeatedPromptDecoder(backbone, prompt_embeds, batch, group, room - 1)
+    # 2. Token by token, until every row has ended.
+    total = prompt_embeds.shape[0] * group
+    token_ids = torch.full((total, room), backbone.pad_token_id, device=device)
+    logp = torch.zeros(total, room, dtype=_float(decoder.logits), device=device)
+    if uniforms is None:
+        uniforms = torch.rand(total, room, generator=generator, device=device)
+    rows = torch.arange(total, device=device)  # which completions the decoder's rows are
+    alive = torch.ones(total, dtype=torch.bool, device=device)
     for step in range(room):
-        token, token_logp = _draw(logits, sampling, backbone.unsayable_ids, generator)
-        token_ids[alive, step] = token[alive]
-        logp[alive, step] = token_logp[alive]
-        ended = alive & (token == backbone.eos_token_id)
-        lengths[ended] = step + 1
-        alive &= ~ended
-        if step + 1 == room or not alive.any():
+        token, token_logp = _draw(decoder.logits, sampling, backbone.unsayable_ids, uniforms[rows, step])
+        token = torch.where(alive, token, backbone.pad_token_id)
+        token_ids[rows, step] = token
+        logp[rows, step] = torch.where(alive, token_logp, 0.0)
+        alive = alive & (token != backbone.eos_token_id)
+        if step + 1 == room:
             break
-        embeds = backbone.embed_tokens(token[:, None])
-        state = backbone.hidden(embeds, position + step, keys[..., : width + step + 1], cache)
-        logits = backbone.logits(state)[:, 0]
+        if (step + 1) % _LOOK_EVERY.get(device.type, 1) == 0:
+            if not alive.any():
+                break
+            # 3. Rows that have ended leave as soon as enough of them have.
+            if (staying := _staying(alive, group, _MOVE_BELOW.get(device.type, 0.85))) is not None:
+                prompts, kept = staying
+                decoder.keep(prompts, kept)
+                rows, alive, token, group = rows[kept], alive[kept], token[kept], len(kept) // len(prompts)
+        decoder.step(token)
+    # 4. What is real: up to and including the end-of-response token.
+    ends = token_ids == backbone.eos_token_id
+    truncated = ~ends.any(1)
+    lengths = torch.where(truncated, room, ends.int().argmax(1) + 1)
     longest = int(lengths.max())
-    real = torch.arange(longest, device=device) < lengths[:, None]
-    return Rollout(token_ids[:, :longest], real, logp[:, :longest], alive)
+    mask = torch.arange(longest, device=device) < lengths[:, None]
+    return Rollout(token_ids[:, :longest], mask, logp[:, :longest], truncated)
 
 
-def _draw(
-    logits: Tensor, sampling: Sampling, unsayable_ids: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def keyed_uniforms(keys: Sequence[str], group: int, tokens: int) -> Tensor:
+    """Random numbers in [0, 1) for `rollout`, (len(keys)·group, tokens): those of a key are a pure function of it."""
+    numbers = []
+    for key in keys:
+        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
+        numbers.append(torch.rand(group, tokens, generator=torch.Generator().manual_seed(seed)))
+    return torch.cat(numbers)
+
+
+def _staying(alive: Tensor, group: int, below: float) -> tuple[Tensor, Tensor] | None:
+    """Prompts (P',) and rows (P'·G',) to go on with, or None while most rows are still needed.
+
+    Every prompt keeps as many rows as the one with the most unfinished ones, so that groups stay of one size.
+    """
+    alive_PG = alive.view(-1, group)
+    counts = alive_PG.sum(1)
+    prompts = counts.nonzero().squeeze(1)
+    most = int(counts.max())
+    if len(prompts) * most > below * len(alive):
+        return None
+    unfinished_first = alive_PG[prompts].int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return prompts, (prompts[:, None] * group + unfinished_first).flatten()
+
+
+def _float(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _draw(logits: Tensor, sampling: Sampling, unsayable_ids: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row, (N,), and its log-probability before any nucleus, (N,)."""
     greedy = sampling.temperature == 0
     logp = log_distribution(logits, 1.0 if greedy else sampling.temperature, unsayable_ids)  # (N, V)
@@ -147,8 +167,19 @@ def _draw(
         probs = logp.exp()
         if sampling.top_p < 1:
             probs = _nucleus(probs, sampling.top_p)
-        token = torch.multinomial(probs, 1, generator=generator).squeeze(-1)
+        token = _invert(probs, uniform)
     return token, logp.gather(-1, token[:, None]).squeeze(-1)
+
+
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The first token (N,) whose cumulated probability exceeds the row's random number in [0, 1).
+
+    In float64, in which a rare token among 150,000 keeps its share. A token of probability 0 is never the first.
+    """
+    cumulated = probs.double().cumsum(-1)
+    reach = uniform.double() * cumulated[:, -1]  # the sum: a nucleus is not renormalised
+    token = torch.searchsorted(cumulated, reach[:, None], right=True).squeeze(-1)
+    return token.clamp(max=probs.shape[-1] - 1)
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:

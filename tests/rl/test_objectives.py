@@ -44,10 +44,11 @@ def by_loop(logp, old, ref, advantages, mask, o):
         per_completion.append(sum(losses) / max(1, len(losses)))
         total += sum(losses)
         valid += len(losses)
+    completions = o["num_completions"] or len(mask)
     if o["loss_type"] in ("grpo", "gspo"):
-        return sum(per_completion) / len(per_completion)
+        return sum(per_completion) / completions
     if o["loss_type"] == "dr_grpo":
-        return total / (len(mask) * len(mask[0]))
+        return total / (completions * (o["width"] or len(mask[0])))
     return total / (o["num_tokens"] or max(1, valid))
 
 
@@ -60,15 +61,40 @@ def by_loop(logp, old, ref, advantages, mask, o):
     kl=st.sampled_from(KL_ESTIMATORS),
     epsilons=st.sampled_from([(0.2, 0.2), (0.2, 0.28), (0.0, 0.1)]),
     delta=st.sampled_from([None, 1.5]),
-    num_tokens=st.sampled_from([None, 37]),
+    counts=st.sampled_from([(None, None, None), (37, 9, 64)]),
 )
-def test_the_loss_equals_its_definition_token_by_token(loss_type, shape, seed, beta, kl, epsilons, delta, num_tokens):
+def test_the_loss_equals_its_definition_token_by_token(loss_type, shape, seed, beta, kl, epsilons, delta, counts):
     logp, old, ref, advantages, mask = batch(*shape, seed=seed)
-    options = {"loss_type": loss_type, "beta": beta, "kl": kl, "delta": delta, "num_tokens": num_tokens}
+    options = {"loss_type": loss_type, "beta": beta, "kl": kl, "delta": delta}
+    options |= dict(zip(("num_tokens", "num_completions", "width"), counts, strict=True))
     options |= dict(zip(("epsilon_low", "epsilon_high"), epsilons, strict=True))
     loss, _ = policy_loss(logp, old, advantages, mask, ref_logp=ref, **options)
     expected = by_loop(*(value.tolist() for value in (logp, old, ref, advantages, mask)), options)
-    assert loss.item() == pytest.approx(expected, abs=1e-9)
+    assert loss.item() == pytest.approx(expected, abs=1e-12, rel=1e-12)
+
+
+@pytest.mark.parametrize("kl", KL_ESTIMATORS)
+def test_a_kl_estimate_equals_its_definition_token_by_token(kl):
+    logp, _, ref, _, _ = batch(completions=6, tokens=9, spread=1.0)
+    formula = {"k1": lambda d: -d, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(d) - d - 1}[kl]
+    deltas = (ref - logp).flatten().tolist()
+    expected = [max(-10.0, min(10.0, formula(max(-20.0, min(20.0, delta))))) for delta in deltas]
+    assert token_kl(logp, ref, kl).flatten().tolist() == pytest.approx(expected, abs=1e-12, rel=1e-12)
+
+
+@every_loss
+@pytest.mark.parametrize(("name", "value"), [("epsilon_high", 0.6), ("epsilon_low", 0.9), ("delta", 1.4)])
+def test_each_bound_is_felt_as_much_as_the_definition_says(loss_type, name, value):
+    # few tokens and wide noise, so that ratios of whole completions are beyond the bounds, too
+    logp, old, ref, advantages, mask = batch(completions=60, tokens=2, spread=1.0)
+    plain = dict.fromkeys(("delta", "num_tokens", "num_completions", "width"))
+    plain |= {"loss_type": loss_type, "beta": 0.0, "kl": "k3", "epsilon_low": 0.2, "epsilon_high": 0.2}
+    losses = []
+    for options in (plain, plain | {name: value}):
+        losses.append(policy_loss(logp, old, advantages, mask, ref_logp=ref, **options)[0].item())
+        expected = by_loop(*(each.tolist() for each in (logp, old, ref, advantages, mask)), options)
+        assert losses[-1] == pytest.approx(expected, abs=1e-12, rel=1e-12)
+    assert (losses[0] != losses[1]) == (loss_type != "cispo" or name == "epsilon_high")
 
 
 @every_loss
@@ -107,15 +133,70 @@ def test_normalisations_of_a_ragged_batch_by_hand():
     )
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "bnpo", "cispo"])
-def test_parts_of_a_batch_add_up_under_the_global_token_count(loss_type):
-    logp, old, _, advantages, mask = batch(completions=4)
-    whole, _ = policy_loss(logp, old, advantages, mask, loss_type=loss_type)
-    parts = [
-        policy_loss(logp[part], old[part], advantages[part], mask[part], loss_type=loss_type, num_tokens=mask.sum())[0]
-        for part in (slice(0, 1), slice(1, 4))
-    ]
-    torch.testing.assert_close(sum(parts), whole)
+# -- a batch in parts ---------------------------------------------------------------------------------------------
+
+
+@every_loss
+@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"beta": 0.04}, {"beta": 0.04, "delta": 1.3, "epsilon_high": 0.28, "kl": "k2"}]
+)
+def test_micro_batches_add_up_to_the_loss_and_gradient_of_the_whole(loss_type, micro, options):
+    logp, old, ref, advantages, mask = batch(completions=8, tokens=6)
+    mask[3] = False
+    options = options | {"loss_type": loss_type}
+    whole, whole_stats = policy_loss(logp, old, advantages, mask, ref_logp=ref, **options)
+    (whole_gradient,) = torch.autograd.grad(whole, logp)
+
+    total, stats = 0.0, dict.fromkeys(whole_stats, 0.0)
+    for start in range(0, 8, micro):
+        part = slice(start, start + micro)
+        used = mask[part].any(0).nonzero()
+        wide = slice(0, int(used.max()) + 1 if len(used) else 1)  # as narrow as its own longest completion
+        loss, part_stats = policy_loss(
+            logp[part, wide],
+            old[part, wide],
+            advantages[part],
+            mask[part, wide],
+            ref_logp=ref[part, wide],
+            num_tokens=mask.sum(),
+            num_completions=8,
+            width=6,
+            **options,
+        )
+        loss.backward()
+        total += loss.item()
+        for name, value in part_stats.items():
+            stats[name] += value * mask[part].sum() / mask.sum()
+    assert total == pytest.approx(whole.item(), abs=1e-12, rel=1e-12)
+    torch.testing.assert_close(logp.grad, whole_gradient, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(stats, whole_stats, atol=1e-12, rtol=1e-12)
+
+
+@every_loss
+def test_the_counts_of_the_call_itself_change_nothing(loss_type):
+    logp, old, _, advantages, mask = batch()
+    plain, _ = policy_loss(logp, old, advantages, mask, loss_type=loss_type)
+    for three in (3, tensor(3)):
+        counted, _ = policy_loss(
+            logp, old, advantages, mask, loss_type=loss_type, num_completions=three, width=5, num_tokens=mask.sum()
+        )
+        assert counted == plain
+
+
+def test_the_counts_divide_by_hand():
+    # ratios are 1 and A is −2: each of four tokens has the loss 2
+    logp, advantages, mask = torch.zeros(2, 3), tensor([-2.0, -2.0]), tensor([[1, 0, 0], [1, 1, 1]])
+    counts = {"num_tokens": 16, "num_completions": 8, "width": 10}
+    losses = {
+        name: policy_loss(logp, logp, advantages, mask, loss_type=name, **counts)[0].item() for name in LOSS_TYPES
+    }
+    assert losses == pytest.approx(
+        {"grpo": 4 / 8, "gspo": 4 / 8, "dr_grpo": 8 / 80, "dapo": 8 / 16, "bnpo": 8 / 16, "cispo": 0.0}
+    )
+
+
+# -- bounds -------------------------------------------------------------------------------------------------------
 
 
 def one_token(log_ratio, advantage, **options):
@@ -256,13 +337,16 @@ def test_nothing_flows_back_but_through_the_policy(which):
 def test_every_option_out_of_range_is_named_at_once():
     zeros = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="policy_loss") as error:
-        policy_loss(zeros, zeros, zeros[0], zeros, loss_type="ppo", kl="k4", beta=0.1, epsilon_low=2.0, delta=1.1)
+        policy_loss(
+            zeros, zeros, zeros[0], zeros, loss_type="ppo", kl="k4", beta=0.1, epsilon_low=2.0, delta=1.1, width=0
+        )
     for part in (
         "'ppo'; known: grpo, dr_grpo, dapo, bnpo, gspo, cispo",
         "'k4'; known: k1, k2, k3",
         "beta = 0.1 needs ref_logp",
         "epsilon_low <= 1",
         "delta must be at least 1 + epsilon_high = 1.2, got 1.1",
+        "width must be at least 1, got 0",
     ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="beta must not be negative"):

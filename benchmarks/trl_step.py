@@ -1,0 +1,210 @@
+"""TRL's half of the step benchmark: TRL's own GRPOTrainer, in its own training loop, one step at a time.
+
+Nothing of this project's trainer is in here. Where a setting leaves the mathematics alone, the faster one is chosen for
+TRL; the comments say which.
+
+    python -m benchmarks.trl_step --prompt 512 --steps 3 --memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from queue import Queue
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a benchmark calls nobody, TRL's usage statistics included
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2ForCausalLM, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks import text_task
+
+END = "<end>"  # id VOCABULARY, which the model has no row for: it is never sampled, so no completion ends early
+
+
+class _Stop(Exception):
+    """Leaves the training loop."""
+
+
+class _OneStepAtATime(TrainerCallback):
+    """Holds the training loop before each step until it is let go, and times the step."""
+
+    def __init__(self) -> None:
+        self.orders: Queue[int | None] = Queue()  # threads to compute with; None: stop
+        self.answers: Queue[float | BaseException] = Queue()
+        self.start = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        threads = self.orders.get()
+        if threads is None:
+            raise _Stop
+        torch.set_num_threads(threads)  # OpenMP counts per thread; this is not the caller's
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.answers.put(time.perf_counter() - self.start)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Words w0, w1, … for ids 0, 1, …: text and ids say the same, one word a token."""
+    words = {f"w{index}": index for index in range(text_task.VOCABULARY)} | {END: text_task.VOCABULARY}
+    tokenizer = Tokenizer(WordLevel(words, unk_token=END))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, padding_side="left")
+
+
+def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return text_task.share_of_even(completion_ids)
+
+
+class TrlStep:
+    """One GRPO step of TRL, again and again, on the same prompts.
+
+    Args:
+        model: the policy; trained in place.
+        prompts: token ids, all of one length.
+        beta: weight of the KL term. Above 0, TRL runs a second copy of the model as reference.
+        micro_batch: completions in one forward and backward pass, the rest by gradient accumulation; a divisor of all
+            completions of a step. Default: see `MICRO_BATCH`.
+        seed: of TRL's sampling.
+        **settings: more of `GRPOConfig`, over those below.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        prompts: Sequence[Sequence[int]],
+        *,
+        beta: float = 0.0,
+        micro_batch: int | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="trl_step_")
+        if beta:  # TRL loads its reference by the model's name
+            model.save_pretrained(self._folder.name)
+            model.config._name_or_path = self._folder.name
+        completions = len(prompts) * text_task.GROUP
+        micro_batch = micro_batch or completions
+        config = GRPOConfig(
+            **{
+                "output_dir": self._folder.name,
+                "num_generations": text_task.GROUP,
+                "max_completion_length": text_task.NEW_TOKENS,
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "top_k": 0,
+                "loss_type": "grpo",
+                "beta": beta,
+                "epsilon": text_task.CLIP_RANGE,
+                "num_iterations": 1,
+                "per_device_train_batch_size": micro_batch,
+                "gradient_accumulation_steps": completions // micro_batch,  # so no second pass for old log-probs
+                "learning_rate": text_task.LEARNING_RATE,
+                "lr_scheduler_type": "constant",
+                "weight_decay": 0.0,
+                "max_grad_norm": text_task.GRADIENT_CLIP,
+                "optim": "adamw_torch_fused",  # the faster one on CPU, too
+                "max_steps": 1_000_000,  # the caller decides
+                "seed": seed,
+                "use_cpu": True,
+                "bf16": False,  # float32; TRL would take bfloat16
+                "gradient_checkpointing": False,  # TRL would recompute activations
+                "dataloader_num_workers": 0,
+                "dataloader_pin_memory": False,
+                "logging_strategy": "no",
+                "save_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+            }
+            | settings
+        )
+        self._loop = _OneStepAtATime()
+        texts = [" ".join(f"w{token}" for token in prompt) for prompt in prompts]
+        self.trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=_reward,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": texts}),
+            processing_class=_tokenizer(),
+            callbacks=[self._loop],
+        )
+        self.trainer.remove_callback(PrinterCallback)
+        self._thread = threading.Thread(target=self._train, name="trl", daemon=True)
+
+    def _train(self) -> None:
+        try:
+            self.trainer.train()
+        except _Stop:
+            pass
+        except BaseException as error:  # raised in step(), where someone sees it
+            self._loop.answers.put(error)
+
+    def step(self) -> float:
+        """One whole step: generation, rewards, loss, backward, optimiser. Returns its seconds."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self._loop.orders.put(torch.get_num_threads())
+        answer = self._loop.answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def facts(self) -> dict[str, float]:
+        """What TRL itself holds of the last step, to check that it did the work."""
+        inputs, metrics = self.trainer._buffered_inputs, self.trainer._metrics["train"]
+        return {
+            "prompt_length": inputs[0]["prompt_ids"].shape[1],
+            "prompt_tokens": sum(int(batch["prompt_mask"].sum()) for batch in inputs),
+            "completions": sum(len(batch["completion_ids"]) for batch in inputs),
+            "generated_tokens": sum(int(batch["completion_mask"].sum()) for batch in inputs),
+            "reward_std": metrics["reward_std"][-1],
+            "groups_without_signal": metrics["frac_reward_zero_std"][-1],
+            "loss_sum": self.trainer._tr_loss.item(),
+        }
+
+    def close(self) -> None:
+        """Ends TRL's loop and removes its folder."""
+        if self._thread.is_alive():
+            self._loop.orders.put(None)
+            self._thread.join()
+        self._folder.cleanup()
+
+
+def main() -> None:
+    """Runs TRL alone and prints JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trl_step", description=main.__doc__)
+    parser.add_argument("--prompt", type=int, default=512, help="tokens in every prompt")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--micro-batch", type=int, default=None, help="completions in one pass")
+    parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument("--memory", action="store_true", help="peak resident memory of this process, too")
+    parser.add_argument("--facts", action="store_true", help="what TRL did in the last step, too")
+    args = parser.parse_args()
+
+    prompts = text_task.make_prompts(args.prompts, args.prompt, seed=0)
+    trl = TrlStep(text_task.make_model(seed=0), prompts, beta=args.beta, micro_batch=args.micro_batch)
+    result: dict[str, Any] = {"seconds": [trl.step() for _ in range(args.steps)]}
+    if args.facts:
+        result["facts"] = trl.facts()
+    trl.close()
+    if args.memory:
+        result["peak_rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

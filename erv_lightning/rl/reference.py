@@ -1,0 +1,60 @@
+"""The reference policy as a copy of the weights that train, put into the policy for the time of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class KeptWeights:
+    """What the training weights were, or their moving average.
+
+    Frozen weights are the policy's own: nothing is kept twice. The exchange is in place, so that optimisers and
+    sharded parameters keep their hold on the weights. Never exchange between a forward and its backward.
+
+    Args:
+        parameters: the weights that train.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.kept = [parameter.detach().clone() for parameter in self.parameters]
+
+    def to(self, device: torch.device) -> None:
+        """Moves what is kept to a device, where the policy has moved too."""
+        self.kept = [kept.to(device) for kept in self.kept]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the policy is the reference."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, kept in zip(self.parameters, self.kept, strict=True):
+            now = parameter.detach().clone()
+            parameter.copy_(kept)
+            kept.copy_(now)
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Moves towards the policy: kept = decay · kept + (1 − decay) · now (GRPO-CARE, arXiv 2506.16141)."""
+        for parameter, kept in zip(self.parameters, self.kept, strict=True):
+            kept.lerp_(parameter.detach(), 1 - decay)
+
+    def state_dict(self) -> list[Tensor]:
+        """The kept weights."""
+        return self.kept
+
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        """Takes over kept weights."""
+        with torch.no_grad():
+            for kept, saved in zip(self.kept, state, strict=True):
+                kept.copy_(saved)

@@ -38,5 +38,11 @@ lint: .venv/.installed
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
 
-bench: .venv/.installed
+bench: .venv/.bench
 	@$(VENV_PYTHON) -m benchmarks.run
+
+# what only the benchmarks need; no other verb installs it
+.venv/.bench: .venv/.installed pyproject.toml
+	@echo 'Installing what the benchmarks compare with (TRL) into .venv: about 0.2 GB, once.'
+	@$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[bench]'
+	@touch .venv/.bench

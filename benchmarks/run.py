@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import rollout
+from benchmarks import grpo_step, rollout
 
 
 def main() -> None:
     rollout.main()
+    grpo_step.main([])
 
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import utils as trl_utils
 
 from benchmarks import text_task
 
+PASS_TOKENS = 20_000  # of a forward and backward pass; larger ones leave the caches, smaller ones are many
 END = "<end>"  # id VOCABULARY, which the model has no row for: it is never sampled, so no completion ends early
 
 
@@ -65,6 +67,22 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, padding_side="left")
 
 
+def _micro_batch(completions: int, tokens: int) -> int:
+    """The most completions of `tokens` tokens each that fit in one pass, a divisor of all."""
+    fitting = [size for size in range(1, completions + 1) if completions % size == 0 and size * tokens <= PASS_TOKENS]
+    return max(fitting, default=1)
+
+
+def _score_completions_only() -> None:
+    """Makes TRL's fused LM head leave out the prompts on CPU, too.
+
+    By itself TRL does so on GPUs alone, and on CPU computes logits at every position, to drop those of the prompts. This
+    is TRL's own branch with the same result; its kernels ask for the device by themselves, so they stay those for CPU.
+    """
+    assert callable(trl_utils._use_triton), "TRL has renamed the switch"
+    trl_utils._use_triton = lambda device: True
+
+
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return text_task.share_of_even(completion_ids)
 
@@ -77,7 +95,8 @@ class TrlStep:
         prompts: token ids, all of one length.
         beta: weight of the KL term. Above 0, TRL runs a second copy of the model as reference.
         micro_batch: completions in one forward and backward pass, the rest by gradient accumulation; a divisor of all
-            completions of a step. Default: see `MICRO_BATCH`.
+            completions of a step. Default: what was fastest for TRL, see `PASS_TOKENS`.
+        as_released: leave TRL's LM head as it is, see `_score_completions_only`; for this whole process.
         seed: of TRL's sampling.
         **settings: more of `GRPOConfig`, over those below.
     """
@@ -89,6 +108,7 @@ class TrlStep:
         *,
         beta: float = 0.0,
         micro_batch: int | None = None,
+        as_released: bool = False,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -97,7 +117,9 @@ class TrlStep:
             model.save_pretrained(self._folder.name)
             model.config._name_or_path = self._folder.name
         completions = len(prompts) * text_task.GROUP
-        micro_batch = micro_batch or completions
+        micro_batch = micro_batch or _micro_batch(completions, len(prompts[0]) + text_task.NEW_TOKENS)
+        if not as_released:
+            _score_completions_only()
         config = GRPOConfig(
             **{
                 "output_dir": self._folder.name,

@@ -29,9 +29,10 @@ from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.judges import GrammarJudge
 from erv_lightning.labels import DFEW
 from erv_lightning.models import QwenOmniBackbone
-from erv_lightning.models.backbone import PromptBatch
+from erv_lightning.models.backbone import LoraSpec, PromptBatch
 from erv_lightning.models.verifier import EmotionVerifier
-from erv_lightning.modules import SFTModule
+from erv_lightning.modules import GRPOModule, SFTModule
+from erv_lightning.rl.rollout import Sampling
 
 torch.set_num_threads(1)  # the models are tiny: a second thread mostly waits, and spins while others need the core
 
@@ -194,3 +195,40 @@ def quiet_trainer(root: Path, **settings: Any) -> L.Trainer:
 def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
     """`quiet_trainer` in the test's own folder."""
     return lambda **settings: quiet_trainer(tmp_path, **settings)
+
+
+# -- GRPO ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_grpo(taught: Taught) -> Callable[..., GRPOModule]:
+    """GRPO from the taught policy with frozen towers: 4 completions for each of 4 prompts, rewards without verifier."""
+
+    def make(
+        lora: LoraSpec | None = None, freeze: tuple[Any, ...] = ("vision", "audio"), **settings: Any
+    ) -> GRPOModule:
+        defaults: dict[str, Any] = {
+            "rewards": {"format": 1.0, "accuracy": 1.0},
+            "prompts_per_step": 4,
+            "generations_per_prompt": 4,
+            "sampling": Sampling(60),
+            "evaluation": Sampling(4),
+            "lr": 1e-3,
+            "schedule": "constant",
+        }
+        policy = lambda: QwenOmniBackbone(str(taught.folder), lora=lora, freeze=freeze)  # noqa: E731
+        return GRPOModule(policy, GrammarJudge(), **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture
+def rl_data(make_data: Callable[..., ClipDataModule]) -> Callable[..., ClipDataModule]:
+    """The clips of GRPO, in the batches that the module asks for."""
+    return lambda **settings: make_data(**{"train_split": "rl", "batch_size": None, **settings})
+
+
+@pytest.fixture
+def grpo_trainer(make_trainer: Callable[..., L.Trainer]) -> Callable[..., L.Trainer]:
+    """`make_trainer` without clipping, which GRPO does itself."""
+    return lambda **settings: make_trainer(**{"gradient_clip_val": None, **settings})

@@ -49,7 +49,7 @@ def test_the_example_reward_can_be_named_in_a_config_and_added_up(
     settings = yaml.safe_load(overlay)["model"]["init_args"]
     weights = settings["rewards"] | {"explanation": 0.0}  # no verifier here
 
-    total, parts = RewardSum(weights, settings["reward_functions"])(
+    earned = RewardSum(weights, settings["reward_functions"])(
         completions(
             "<think>In the video, a smile. In the audio, a bright voice.</think>\n<answer>happy</answer>",
             "<think>The face is still.</think>\n<answer>sad</answer>",
@@ -57,9 +57,9 @@ def test_the_example_reward_can_be_named_in_a_config_and_added_up(
         )
     )
 
-    assert parts["senses"].dtype == torch.float32
-    assert parts["senses"].tolist() == [1.0, 0.5, 0.0]
-    assert total.tolist() == [2.5, 1.25, 0.0]  # format + accuracy + 0.5 · senses
+    assert earned.parts["senses"].dtype == torch.float32
+    assert earned.parts["senses"].tolist() == [1.0, 0.5, 0.0]
+    assert earned.total.tolist() == [2.5, 1.25, 0.0]  # format + accuracy + 0.5 · senses
 
 
 def test_the_example_data_set_reads_a_folder(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_the_example_data_set_reads_a_folder(tmp_path: Path) -> None:
 
 def test_every_dependency_has_its_reason_and_no_other_is_listed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    declared = [*project["dependencies"], *(spec for extra in project["optional-dependencies"].values() for spec in extra)]
     section = CONTRIBUTING.split("## Dependencies\n")[1]
     cells = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
-    listed = [name for cell in cells for name in cell.split(", ") if name not in {"runtime", "development"}]
+    listed = [name for cell in cells for name in cell.split(", ") if name not in {"runtime", "development", "benchmarks"}]
 
     assert sorted(listed) == sorted(re.split(r"[<>=]", spec)[0] for spec in declared)
 

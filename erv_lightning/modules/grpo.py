@@ -288,7 +288,8 @@ class GRPOModule(PolicyModule):
         return keyed_uniforms(keys, self.group, self.sampling.max_new_tokens).to(self.device)
 
     def _completions(self, batch: ClipBatch, drawn: Rollout, ref_logp: Tensor | None) -> Completions:
-        responses = [parse_response(text) for text in self.texts(drawn.token_ids, drawn.mask)]
+        texts = self.texts(drawn.token_ids, drawn.mask)
+        responses = [parse_response(text) for text in texts]
         answers = None
         if self.reward.needs_reference_answers and ref_logp is not None:
             answers = answer_logp(self.backbone.decode, drawn.token_ids, drawn.mask, ref_logp)
@@ -299,6 +300,7 @@ class GRPOModule(PolicyModule):
             space=get_label_space(self.space.name),
             verifier=self._frozen.get("verifier"),
             rule=self.rule,
+            texts=texts,
             group_size=self.group,
             lengths=drawn.mask.sum(1).cpu(),
             max_new_tokens=self.sampling.max_new_tokens,

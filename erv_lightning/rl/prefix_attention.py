@@ -55,7 +55,7 @@ class PackedAttention(AttentionPlan):
             out: Tensor = _FlashParts.apply(query, key, value, self._parts, scale)  # type: ignore[no-untyped-call]
             return out
         if self.device.type == "cuda":
-            return self._flex(module, query, key, value, scale)
+            return self._flex(query, key, value, scale)
         return scaled_dot_product_attention(query, key, value, self._mask, scale=scale, enable_gqa=True)
 
     @cached_property
@@ -78,12 +78,12 @@ class PackedAttention(AttentionPlan):
         length = self.layout.length
         return create_block_mask(sees, B=None, H=None, Q_LEN=length, KV_LEN=length, device=self.device.type)
 
-    def _flex(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def _flex(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out: Tensor = compile_friendly_flex_attention(
             query,
             key,
             value,
-            training=module.training,
+            training=False,  # concerns torch 2.6 alone, and a change would compile anew
             block_mask=self.block_mask,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],

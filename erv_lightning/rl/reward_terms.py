@@ -55,6 +55,7 @@ class Completions:
         verifier: the sentence classifier, if the run has one.
         rule: of the explanation rewards.
         verdicts: for each completion whose sentences a reward had scored, [sentence, probabilities] pairs.
+        texts: the completions as they were said, for rewards that look at more than explanation and answer.
         group_size: completions per prompt.
         lengths: (completions,), tokens of each.
         max_new_tokens: most tokens of a completion.
@@ -72,6 +73,7 @@ class Completions:
     rule: ExplanationRule = ExplanationRule()
     verdicts: list[list[tuple[str, list[float]]]] = field(default_factory=list)
     _: KW_ONLY
+    texts: list[str] = field(default_factory=list)
     group_size: int = 1
     lengths: Tensor | None = None
     max_new_tokens: int | None = None
@@ -87,6 +89,7 @@ class Completions:
             answer_ids=[self.answer_ids[row] for row in rows],
             label_ids=[self.label_ids[row] for row in rows],
             verdicts=[self.verdicts[row] for row in rows] if self.verdicts else [],
+            texts=[self.texts[row] for row in rows] if self.texts else [],
             lengths=None if self.lengths is None else self.lengths[list(rows)],
             answer_logp=None if self.answer_logp is None else self.answer_logp[list(rows)],
         )
@@ -104,6 +107,7 @@ class Completions:
             answer_ids=[one for part in parts for one in part.answer_ids],
             label_ids=[one for part in parts for one in part.label_ids],
             verdicts=[one for part in parts for one in part.verdicts],
+            texts=[one for part in parts for one in part.texts],
             lengths=torch.cat(lengths) if lengths else None,
             answer_logp=torch.cat(answers) if answers else None,
         )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 
@@ -12,30 +11,21 @@ from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.judges import GrammarJudge
 from erv_lightning.labels import DFEW
-from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.modules import GRPOModule, VerifierModule
-from erv_lightning.rl.rollout import Sampling
 
 
 def test_every_completion_is_a_line_with_its_clip_rewards_verdict_and_advantage(
-    taught: Any,
     clips: SyntheticClips,
-    make_data: Callable[..., ClipDataModule],
-    make_trainer: Callable[..., L.Trainer],
+    make_grpo: Callable[..., GRPOModule],
+    rl_data: Callable[..., ClipDataModule],
+    grpo_trainer: Callable[..., L.Trainer],
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run" / "rollouts.jsonl"
     by_id = {sample.id: sample for sample in clips.samples("rl")}
+    settings = {"rewards": {"format": 1.0, "accuracy": 2.0}, "prompts_per_step": 2, "generations_per_prompt": 3}
     for run in (1, 2):  # a second run goes on in the same file
-        module = GRPOModule(
-            lambda: QwenOmniBackbone(str(taught.folder)),
-            GrammarJudge(),
-            rewards={"format": 1.0, "accuracy": 2.0},
-            generations_per_prompt=3,
-            sampling=Sampling(60),
-            beta=0.0,
-        )
-        make_trainer(max_steps=2, callbacks=[RolloutLog(path)]).fit(module, make_data(train_split="rl", batch_size=2))
+        grpo_trainer(max_steps=2, callbacks=[RolloutLog(path)]).fit(make_grpo(beta=0.0, **settings), rl_data())
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert len(rows) == run * 2 * 2 * 3
     assert [row["step"] for row in rows[:12]] == [0] * 6 + [1] * 6

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
-from erv_lightning.judges import GrammarJudge
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.models.verifier import EmotionVerifier
@@ -24,26 +23,8 @@ from erv_lightning.rl.rollout import Rollout, Sampling
 
 MakeData = Callable[..., ClipDataModule]
 MakeTrainer = Callable[..., L.Trainer]
-FREE = {"format": 1.0, "accuracy": 1.0}  # rewards that need no verifier
-
-
-@pytest.fixture
-def make_module(taught: Any) -> Callable[..., GRPOModule]:
-    """GRPO from the taught policy."""
-
-    def make(lora: LoraSpec | None = None, **settings: Any) -> GRPOModule:
-        defaults = {
-            "rewards": FREE,
-            "generations_per_prompt": 4,
-            "sampling": Sampling(60),
-            "evaluation": Sampling(4),
-            "lr": 1e-3,
-            "schedule": "constant",
-        }
-        policy = lambda: QwenOmniBackbone(str(taught.folder), lora=lora, freeze=["vision", "audio"])  # noqa: E731
-        return GRPOModule(policy, GrammarJudge(), **{**defaults, **settings})
-
-    return make
+MakeGRPO = Callable[..., GRPOModule]
+VARIED = Sampling(24, temperature=2.0)  # at 1 the taught policy says nearly the same each time
 
 
 @pytest.fixture
@@ -78,11 +59,16 @@ class Watch(L.Callback):
         self.rows.append(module.rollouts)
 
 
-def logps(backbone: QwenOmniBackbone, batch: ClipBatch, drawn: Rollout) -> Tensor:
+def logps(backbone: Any, batch: ClipBatch, drawn: Rollout, temperature: float = 1.0) -> Tensor:
     with torch.no_grad():
-        embeds = backbone.embed(batch.prompts)
         return completion_logps(
-            backbone, embeds, batch.prompts, drawn.token_ids, drawn.mask, unsayable_ids=backbone.unsayable_ids
+            backbone,
+            backbone.embed(batch.prompts),
+            batch.prompts,
+            drawn.token_ids,
+            drawn.mask,
+            temperature=temperature,
+            unsayable_ids=backbone.unsayable_ids,
         )[0]
 
 
@@ -90,17 +76,17 @@ def logps(backbone: QwenOmniBackbone, batch: ClipBatch, drawn: Rollout) -> Tenso
 
 
 def test_a_step_logs_what_every_dashboard_knows_and_its_values_are_those_of_its_rows(
-    make_module: Callable[..., GRPOModule],
-    make_data: MakeData,
-    make_trainer: MakeTrainer,
+    make_grpo: MakeGRPO,
+    rl_data: MakeData,
+    grpo_trainer: MakeTrainer,
     steps: list[Rollout],
     verifier_folder: Path,
 ) -> None:
     watch = Watch()
     rewards = {"format": 1.0, "accuracy": 0.5, "explanation": 2.0}
-    module = make_module(rewards=rewards, verifier=str(verifier_folder))
-    trainer = make_trainer(max_steps=1, callbacks=[watch])
-    trainer.fit(module, make_data(train_split="rl", batch_size=3))
+    module = make_grpo(rewards=rewards, verifier=str(verifier_folder), prompts_per_step=3)
+    trainer = grpo_trainer(max_steps=1, callbacks=[watch])
+    trainer.fit(module, rl_data())
 
     (rows,), (drawn,) = watch.rows, steps
     assert [row["id"] for row in rows] == [s.id for s in watch.batches[0].samples for _ in range(4)]
@@ -131,28 +117,28 @@ def test_a_step_logs_what_every_dashboard_knows_and_its_values_are_those_of_its_
 
 
 def test_what_earned_more_than_its_group_becomes_likelier(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer, steps: list[Rollout]
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, steps: list[Rollout]
 ) -> None:
     watch = Watch()
-    module = make_module(beta=0.0, lr=1e-4)
+    module = make_grpo(beta=0.0, lr=1e-4)
     module.configure_model()
     start = QwenOmniBackbone(str(module.backbone.model.config._name_or_path))
-    make_trainer(max_steps=1, callbacks=[watch]).fit(module, make_data(train_split="rl", batch_size=4))
+    grpo_trainer(max_steps=1, callbacks=[watch]).fit(module, rl_data())
     batch, drawn = watch.batches[0], steps[0]
     advantages = torch.tensor([row["advantage"] for row in watch.rows[0]])
     assert advantages.any()
-    gained = logps(module.backbone, batch, drawn) - logps(start, batch, drawn)  # type: ignore[arg-type]
+    gained = logps(module.backbone, batch, drawn) - logps(start, batch, drawn)
     per_completion = gained.sum(1) / drawn.mask.sum(1)
     assert (advantages * per_completion).sum() > 0
 
 
 def test_frozen_towers_stay_and_the_decoder_moves(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer
 ) -> None:
-    module = make_module(sampling=Sampling(8), rewards={"words": 1.0}, reward_functions={"words": f"{__file__}:words"})
+    module = make_grpo(sampling=VARIED, rewards={"words": 1.0}, reward_functions={"words": f"{__file__}:words"})
     module.configure_model()
     before = {name: value.clone() for name, value in module.named_parameters()}
-    make_trainer(max_steps=2).fit(module, make_data(train_split="rl"))
+    grpo_trainer(max_steps=2).fit(module, rl_data())
     for name, value in module.named_parameters():
         frozen = "visual" in name or "audio_tower" in name
         assert value.isfinite().all()
@@ -169,16 +155,14 @@ def same(seen: Any) -> Tensor:
     return torch.full((len(seen.responses),), 0.7)
 
 
-def test_equal_rewards_give_no_gradient(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer
-) -> None:
+def test_equal_rewards_give_no_gradient(make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer) -> None:
     watch = Watch()
     own = {"rewards": {"same": 1.0}, "reward_functions": {"same": f"{__file__}:same"}}
-    module = make_module(beta=0.0, lr=1.0, sampling=Sampling(6), **own)
+    module = make_grpo(beta=0.0, lr=1.0, sampling=Sampling(6), **own)
     module.configure_model()
     before = {name: value.clone() for name, value in module.named_parameters()}
-    trainer = make_trainer(max_steps=1, callbacks=[watch])
-    trainer.fit(module, make_data(train_split="rl"))
+    trainer = grpo_trainer(max_steps=1, callbacks=[watch])
+    trainer.fit(module, rl_data())
     assert [row["advantage"] for row in watch.rows[0]] == [0.0] * 16
     assert float(trainer.callback_metrics["train/frac_reward_zero_std"]) == 1.0
     assert all(not gradient.any() for gradient in watch.gradients[0].values())
@@ -188,49 +172,67 @@ def test_equal_rewards_give_no_gradient(
 # -- the reference ------------------------------------------------------------------------------------------------
 
 
-def test_the_reference_is_the_start_with_adapters_off_and_as_a_frozen_copy_alike(
-    make_module: Callable[..., GRPOModule],
-    make_data: MakeData,
-    make_trainer: MakeTrainer,
-    steps: list[Rollout],
-    taught: Any,
+def test_the_reference_is_the_start_with_adapters_off_and_as_kept_weights_alike(
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, steps: list[Rollout], taught: Any
 ) -> None:
     watch = Watch()
-    own = {"rewards": {"words": 1.0}, "reward_functions": {"words": f"{__file__}:words"}, "sampling": Sampling(12)}
-    modules = [make_module(lora=lora, lr=0.02, **own) for lora in (LoraSpec(rank=4, alpha=8), None)]
+    own = {"rewards": {"words": 1.0}, "reward_functions": {"words": f"{__file__}:words"}, "sampling": VARIED}
+    loras = (LoraSpec(rank=4, alpha=8), None)
+    modules = [make_grpo(lora=lora, lr=0.02, prompts_per_step=2, **own) for lora in loras]
     for module in modules:
-        trainer = make_trainer(max_steps=2, callbacks=[watch])
-        trainer.fit(module, make_data(train_split="rl", batch_size=2))
+        trainer = grpo_trainer(max_steps=2, callbacks=[watch])
+        trainer.fit(module, rl_data())
         assert trainer.callback_metrics["train/kl"] > 0  # it has left its reference
     batch, drawn = watch.batches[0], steps[0]
-    start = logps(QwenOmniBackbone(str(taught.folder)), batch, drawn)
+    start = logps(QwenOmniBackbone(str(taught.folder)), batch, drawn, VARIED.temperature)
     for module in modules:
-        found = module._reference_logps(batch, drawn)
-        assert found is not None
-        assert not found.requires_grad
+        with torch.no_grad():
+            found = module._reference_logps(module.backbone.split(batch.prompts), drawn)
         assert_close(found, start, atol=1e-5, rtol=1e-5)
-        assert (logps(module.backbone, batch, drawn) - start).abs().max() > 0.01  # type: ignore[arg-type]
-    assert "reference" not in modules[0]._frozen
-    assert "reference" in modules[1]._frozen
+        assert (logps(module.backbone, batch, drawn, VARIED.temperature) - start).abs().max() > 0.01
+    assert [module._reference is None for module in modules] == [True, False]
+
+
+def test_no_gradient_reaches_the_reference(
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Tensor] = []
+    own = GRPOModule._reference_logps
+
+    def spy(*args: Any) -> Tensor:
+        found.append(own(*args))
+        return found[-1]
+
+    monkeypatch.setattr(GRPOModule, "_reference_logps", spy)
+    for lora in (LoraSpec(rank=4, alpha=8), None):
+        grpo_trainer(max_steps=1).fit(make_grpo(lora=lora, sampling=Sampling(4)), rl_data())
+    assert [one.requires_grad for one in found] == [False, False]
 
 
 def test_without_a_penalty_no_reference_is_kept(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer
 ) -> None:
-    module = make_module(beta=0.0, sampling=Sampling(4))
-    trainer = make_trainer(max_steps=1)
-    trainer.fit(module, make_data(train_split="rl"))
+    module = make_grpo(beta=0.0, sampling=Sampling(4))
+    trainer = grpo_trainer(max_steps=1)
+    trainer.fit(module, rl_data())
     assert module._frozen == {}
+    assert module._reference is None
     assert "train/kl" not in trainer.callback_metrics
 
 
 def test_a_checkpoint_holds_the_policy_and_neither_verifier_nor_reference(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer, verifier_folder: Path
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, verifier_folder: Path, tmp_path: Path
 ) -> None:
-    module = make_module(rewards=None, verifier=str(verifier_folder), sampling=Sampling(4))
-    make_trainer(max_steps=1).fit(module, make_data(train_split="rl", batch_size=2))
-    assert set(module._frozen) == {"verifier", "reference"}
+    module = make_grpo(rewards=None, verifier=str(verifier_folder), sampling=Sampling(4), prompts_per_step=2)
+    trainer = grpo_trainer(max_steps=1)
+    trainer.fit(module, rl_data())
+    assert set(module._frozen) == {"verifier"}
+    assert module._reference is not None
     assert all(name.startswith("policy.") for name in module.state_dict())
+    trainer.save_checkpoint(tmp_path / "policy.ckpt")
+    checkpoint = torch.load(tmp_path / "policy.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == set(module.state_dict())
+    assert "reference" not in checkpoint
     trained = {id(parameter) for group in module.optimizers().param_groups for parameter in group["params"]}  # type: ignore[union-attr]
     assert trained == {id(parameter) for parameter in module.backbone.trainable()}
 
@@ -239,13 +241,13 @@ def test_a_checkpoint_holds_the_policy_and_neither_verifier_nor_reference(
 
 
 def test_validation_inside_training_reports_every_metric_and_training_goes_on(
-    make_module: Callable[..., GRPOModule], make_data: MakeData, make_trainer: MakeTrainer, tmp_path: Path
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    module = make_module(sampling=Sampling(4), evaluation=Sampling(60))
+    module = make_grpo(sampling=Sampling(4), evaluation=Sampling(60), prompts_per_step=2)
     logger = CSVLogger(str(tmp_path), name="", version="log")
     settings: dict[str, Any] = {"max_steps": 2, "val_check_interval": 1, "limit_val_batches": 1.0, "logger": logger}
-    trainer = make_trainer(**settings)
-    trainer.fit(module, make_data(train_split="rl", batch_size=2))
+    trainer = grpo_trainer(**settings)
+    trainer.fit(module, rl_data())
     assert trainer.global_step == 2
     names = {f"val/{name}" for name in ("war", "uar", "eea", "epc", "fcr", "fcr_given_correct")}
     header = (tmp_path / "log" / "metrics.csv").read_text().splitlines()[0].split(",")
@@ -259,28 +261,26 @@ def test_validation_inside_training_reports_every_metric_and_training_goes_on(
 @pytest.mark.parametrize(
     "wrong", [{"generations_per_prompt": 1}, {"sampling": Sampling(temperature=0)}, {"sampling": Sampling(top_p=0.9)}]
 )
-def test_sampling_that_compares_nothing_is_refused(
-    make_module: Callable[..., GRPOModule], wrong: dict[str, Any]
-) -> None:
+def test_sampling_that_compares_nothing_is_refused(make_grpo: MakeGRPO, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="GRPO compares completions of one prompt"):
-        make_module(**wrong)
+        make_grpo(**wrong)
 
 
-def test_the_explanation_reward_without_a_verifier_is_refused(make_module: Callable[..., GRPOModule]) -> None:
+def test_the_explanation_reward_without_a_verifier_is_refused(make_grpo: MakeGRPO) -> None:
     with pytest.raises(ValueError, match=r"needs model\.init_args\.verifier, or weight 0"):
-        make_module(rewards=None)
-    make_module(rewards={"format": 1.0, "explanation": 0.0})
+        make_grpo(rewards=None)
+    make_grpo(rewards={"format": 1.0, "explanation": 0.0})
 
 
 def test_a_verifier_of_other_labels_than_the_datas_is_refused_before_the_first_step(
-    make_module: Callable[..., GRPOModule],
-    make_data: MakeData,
-    make_trainer: MakeTrainer,
+    make_grpo: MakeGRPO,
+    rl_data: MakeData,
+    grpo_trainer: MakeTrainer,
     steps: list[Rollout],
     tmp_path: Path,
 ) -> None:
     EmotionVerifier.tiny(["A smile."], ["happy", "sad", "neutral", "angry"]).save(tmp_path / "other")
-    module = make_module(rewards=None, verifier=str(tmp_path / "other"))
+    module = make_grpo(rewards=None, verifier=str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"'dfew' also has \['surprise', 'disgust', 'fear'\]"):
-        make_trainer(max_steps=1).fit(module, make_data(train_split="rl"))
+        grpo_trainer(max_steps=1).fit(module, rl_data())
     assert steps == []

@@ -387,6 +387,22 @@ def test_what_sampling_saw_is_what_training_sees_although_rows_left(
 
 
 @torch.no_grad()
+def test_a_completion_is_the_same_whoever_left_and_however_its_prompt_is_kept(
+    whole: Completed, left: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = policy()
+    drawn = []
+    with ending(backbone, 5.0):
+        for shared, below in ((True, 0.85), (True, 0.0), (False, 0.85), (False, 0.0)):
+            monkeypatch.setattr("erv_lightning.rl.rollout._MOVE_BELOW", {"cpu": below})
+            drawn.append(draw(backbone, whole.batch, shared, max_new_tokens=24))
+    assert left[: len(left) // 2] == left[len(left) // 2 :] != []  # of the first and the third
+    for other in drawn[1:]:
+        assert torch.equal(other.token_ids, drawn[0].token_ids)
+        assert_close(other.logp, drawn[0].logp, atol=LOGP, rtol=0)
+
+
+@torch.no_grad()
 def test_greedy_says_the_same_with_and_without_a_shared_prefix(
     backbone: QwenOmniBackbone, whole: Completed, left: list[tuple[int, int]]
 ) -> None:

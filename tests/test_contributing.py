@@ -81,10 +81,15 @@ def test_the_example_data_set_reads_a_folder(tmp_path: Path) -> None:
 
 def test_every_dependency_has_its_reason_and_no_other_is_listed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *(spec for extra in project["optional-dependencies"].values() for spec in extra)]
+    declared = [
+        *project["dependencies"],
+        *(spec for extra in project["optional-dependencies"].values() for spec in extra),
+    ]
     section = CONTRIBUTING.split("## Dependencies\n")[1]
     cells = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
-    listed = [name for cell in cells for name in cell.split(", ") if name not in {"runtime", "development", "benchmarks"}]
+    listed = [
+        name for cell in cells for name in cell.split(", ") if name not in {"runtime", "development", "benchmarks"}
+    ]
 
     assert sorted(listed) == sorted(re.split(r"[<>=]", spec)[0] for spec in declared)
 

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-BENCHMARKS = [Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]]  # only `make bench` installs them
+BENCHMARKS = [
+    Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]
+]  # only `make bench` installs them
 DECLARED = RUNTIME + DEVELOPMENT + BENCHMARKS
 NOT_OURS = {"torchcodec", "tensorboard", "sounddevice", "deepspeed"}  # of other people's extras
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -61,7 +62,11 @@ def planned_attention(
             "in the model's config, or prefix_sharing: false"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attention_mask.attend(module, query, key, value, scale).transpose(1, 2), None
+    # In mixed precision the rotary step widens queries and keys; sdpa would narrow them again by itself. Past here
+    # nothing is narrowed that a plan computes in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        return attention_mask.attend(module, query, key, value, scale).transpose(1, 2), None
 
 
 AttentionInterface.register(PLANNED, planned_attention)

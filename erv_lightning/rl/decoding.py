@@ -71,8 +71,9 @@ class _StaticLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no
 
     def __init__(self, keys: Tensor, values: Tensor, group: int, room: int, clock: _Clock) -> None:
         super().__init__()
-        self.keys, self.values = (self._reserve(x, group, room) for x in (keys, values))
-        self.dtype, self.device = keys.dtype, keys.device
+        # keys in the values' type: in mixed precision the rotary step widens them for nothing
+        self.keys, self.values = (self._reserve(x.to(values.dtype), group, room) for x in (keys, values))
+        self.dtype, self.device = values.dtype, values.device
         self.clock, self.is_initialized = clock, True
 
     @staticmethod
@@ -85,8 +86,8 @@ class _StaticLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes one token a row; returns what is visible."""
-        self.keys.index_copy_(2, self.clock.at, keys)
-        self.values.index_copy_(2, self.clock.at, values)
+        self.keys.index_copy_(2, self.clock.at, keys.to(self.dtype))
+        self.values.index_copy_(2, self.clock.at, values.to(self.dtype))
         return self.keys[:, :, : self.clock.visible], self.values[:, :, : self.clock.visible]
 
     def keep(self, rows: Tensor) -> None:
@@ -183,7 +184,8 @@ class SharedPrefixDecoder(Decoder):
         seen = torch.tensor([[t < len(span) for t in range(width)] for span in layout.prompts], device=device)
         index = index.to(device)
         prompts = [
-            tuple(x[0][:, index].transpose(0, 1).contiguous() for x in (one.keys, one.values)) for one in cache.layers
+            (self._one_place(one.keys.to(one.values.dtype), index), self._one_place(one.values, index))
+            for one in cache.layers
         ]
         self.clock = _Clock(0, device)
         self.plan = _DecodeAttention(
@@ -201,6 +203,11 @@ class SharedPrefixDecoder(Decoder):
         self.graph: _Graph | None = None
         if graph and device.type == "cuda":
             self.graph, self.clock.visible = _Graph(self._forward), None
+
+    @staticmethod
+    def _one_place(row: Tensor, index: Tensor) -> Tensor:
+        """Keys or values of a packed row (1, K, L, D) as (P, K, T, D)."""
+        return row[0][:, index].transpose(0, 1).contiguous()
 
     def step(self, tokens: Tensor) -> Tensor:
         """See `Decoder.step`."""

@@ -132,7 +132,8 @@ def pack(
     prompt_lengths = batch.attention_mask.sum(1).tolist()
     fed = [[max(0, length - 1) for length in lengths[p * group : (p + 1) * group]] for p in range(prompts)]
     layout = make_layout(prompt_lengths, fed, multiple)
-    order, positions, states, place = [], [], [], []
+    none = torch.zeros(0, dtype=torch.long)  # of nothing there is no concatenation
+    order, positions, states, place = [none], [none], [none], [none]
     begin = prompts * width  # of the next completion among prompt and completion embeddings side by side
     for p, (prompt, own) in enumerate(zip(layout.prompts, layout.completions, strict=True)):
         order.append(torch.arange((p + 1) * width - len(prompt), (p + 1) * width))

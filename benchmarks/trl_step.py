@@ -1,4 +1,4 @@
-"""TRL's half of the step benchmark: TRL's own GRPOTrainer, in its own training loop, one step at a time.
+"""TRL's half of the step benchmark: TRL's own GRPOTrainer in its own training loop, one step at a time.
 
 Nothing of this project's trainer is in here. Where a setting leaves the mathematics alone, the faster one is chosen for
 TRL; the comments say which.
@@ -13,15 +13,12 @@ import json
 import os
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
-from queue import Queue
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a benchmark calls nobody, TRL's usage statistics included
 
-import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -36,27 +33,16 @@ PASS_TOKENS = 20_000  # of a forward and backward pass; larger ones leave the ca
 END = "<end>"  # id VOCABULARY, which the model has no row for: it is never sampled, so no completion ends early
 
 
-class _Stop(Exception):
-    """Leaves the training loop."""
+class _Stopwatch(TrainerCallback):
+    """Seconds of the last step of TRL's training loop."""
 
-
-class _OneStepAtATime(TrainerCallback):
-    """Holds the training loop before each step until it is let go, and times the step."""
-
-    def __init__(self) -> None:
-        self.orders: Queue[int | None] = Queue()  # threads to compute with; None: stop
-        self.answers: Queue[float | BaseException] = Queue()
-        self.start = 0.0
+    start = seconds = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        threads = self.orders.get()
-        if threads is None:
-            raise _Stop
-        torch.set_num_threads(threads)  # OpenMP counts per thread; this is not the caller's
         self.start = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.answers.put(time.perf_counter() - self.start)
+        self.seconds = time.perf_counter() - self.start
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -76,8 +62,8 @@ def _micro_batch(completions: int, tokens: int) -> int:
 def _score_completions_only() -> None:
     """Makes TRL's fused LM head leave out the prompts on CPU, too.
 
-    By itself TRL does so on GPUs alone, and on CPU computes logits at every position, to drop those of the prompts. This
-    is TRL's own branch with the same result; its kernels ask for the device by themselves, so they stay those for CPU.
+    By itself TRL does so on GPUs alone, and on CPU computes logits at every position, to drop those of the prompts.
+    This is TRL's own branch, with the same result; its kernels ask for the device themselves and stay those for CPU.
     """
     assert callable(trl_utils._use_triton), "TRL has renamed the switch"
     trl_utils._use_triton = lambda device: True
@@ -139,7 +125,7 @@ class TrlStep:
                 "weight_decay": 0.0,
                 "max_grad_norm": text_task.GRADIENT_CLIP,
                 "optim": "adamw_torch_fused",  # the faster one on CPU, too
-                "max_steps": 1_000_000,  # the caller decides
+                "max_steps": 1,  # of each call of train()
                 "seed": seed,
                 "use_cpu": True,
                 "bf16": False,  # float32; TRL would take bfloat16
@@ -153,7 +139,7 @@ class TrlStep:
             }
             | settings
         )
-        self._loop = _OneStepAtATime()
+        self._stopwatch = _Stopwatch()
         texts = [" ".join(f"w{token}" for token in prompt) for prompt in prompts]
         self.trainer = GRPOTrainer(
             model=model,
@@ -161,47 +147,36 @@ class TrlStep:
             args=config,
             train_dataset=Dataset.from_dict({"prompt": texts}),
             processing_class=_tokenizer(),
-            callbacks=[self._loop],
+            callbacks=[self._stopwatch],
         )
         self.trainer.remove_callback(PrinterCallback)
-        self._thread = threading.Thread(target=self._train, name="trl", daemon=True)
-
-    def _train(self) -> None:
-        try:
-            self.trainer.train()
-        except _Stop:
-            pass
-        except BaseException as error:  # raised in step(), where someone sees it
-            self._loop.answers.put(error)
 
     def step(self) -> float:
-        """One whole step: generation, rewards, loss, backward, optimiser. Returns its seconds."""
-        if self._thread.ident is None:
-            self._thread.start()
-        self._loop.orders.put(torch.get_num_threads())
-        answer = self._loop.answers.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        """One whole step: generation, rewards, loss, backward, optimiser. Returns its seconds.
+
+        It is TRL's training loop, entered for one step: model and optimiser go on where they were, and what TRL sets up
+        on entering is not counted. In the caller's thread, since two threads that compute with OpenMP slow each other
+        down even where they take turns.
+        """
+        self.trainer.train()
+        return self._stopwatch.seconds
 
     def facts(self) -> dict[str, float]:
         """What TRL itself holds of the last step, to check that it did the work."""
-        inputs, metrics = self.trainer._buffered_inputs, self.trainer._metrics["train"]
+        inputs, log = self.trainer._buffered_inputs, self.trainer.state.log_history[-1]
         return {
             "prompt_length": inputs[0]["prompt_ids"].shape[1],
             "prompt_tokens": sum(int(batch["prompt_mask"].sum()) for batch in inputs),
             "completions": sum(len(batch["completion_ids"]) for batch in inputs),
             "generated_tokens": sum(int(batch["completion_mask"].sum()) for batch in inputs),
-            "reward_std": metrics["reward_std"][-1],
-            "groups_without_signal": metrics["frac_reward_zero_std"][-1],
-            "loss_sum": self.trainer._tr_loss.item(),
+            "reward_std": log["reward_std"],
+            "groups_without_signal": log["frac_reward_zero_std"],
+            "loss": log["train_loss"],
+            "entropy": log["entropy"],
         }
 
     def close(self) -> None:
-        """Ends TRL's loop and removes its folder."""
-        if self._thread.is_alive():
-            self._loop.orders.put(None)
-            self._thread.join()
+        """Removes TRL's folder."""
         self._folder.cleanup()
 
 

@@ -42,8 +42,8 @@ class Decoder:
         return cls(layers * per_layer, hidden * config.vocab_size, width, layers, kv_width)
 
     def operations(self, tokens: int, pairs: int, scored: int) -> int:
-        """Of one forward pass: tokens, pairs of tokens that see each other, tokens whose vocabulary is scored."""
-        return 2 * (self.linear * tokens + self.head * scored) + 4 * self.width * self.layers * pairs
+        """Of one forward pass: tokens, pairs that see each other in all layers, tokens whose vocabulary is scored."""
+        return 2 * (self.linear * tokens + self.head * scored) + 4 * self.width * pairs
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,23 @@ class Work:
 
 
 def shared(decoder: Decoder, prompts: int, length: int, group: int, new: int) -> Work:
-    """Each prompt once, in sampling and in the update."""
-    fed, completions = new - 1, prompts * group
-    prompt_pairs = prompts * length * (length + 1) // 2
-    own_pairs = completions * (fed * length + fed * (fed + 1) // 2)
-    scored = completions * new
-    tokens = prompts * length + completions * fed
-    forward = decoder.operations(tokens, prompt_pairs + own_pairs, scored)
-    sampling = decoder.operations(tokens, prompt_pairs + own_pairs, prompts + completions * fed)
-    return Work(tokens, tokens, sampling, 3 * forward)
+    """Each prompt once, in sampling and in the update; in the last layer only its last token looks."""
+    prompt_pairs = prompts * ((decoder.layers - 1) * length * (length + 1) // 2 + length)
+    return _work(decoder, prompts, prompt_pairs, prompts * group, length, new)
 
 
 def repeated(decoder: Decoder, prompts: int, length: int, group: int, new: int) -> Work:
-    """Each prompt once per completion: as if every completion were a prompt of its own."""
-    return shared(decoder, prompts * group, length, 1, new)
+    """Each prompt once per completion, and all of it in every layer."""
+    rows = prompts * group
+    return _work(decoder, rows, rows * decoder.layers * length * (length + 1) // 2, rows, length, new)
+
+
+def _work(decoder: Decoder, prompts: int, prompt_pairs: int, completions: int, length: int, new: int) -> Work:
+    fed = new - 1
+    pairs = prompt_pairs + completions * decoder.layers * (fed * length + fed * (fed + 1) // 2)
+    tokens = prompts * length + completions * fed
+    sampling = decoder.operations(tokens, pairs, prompts + completions * fed)
+    return Work(tokens, tokens, sampling, 3 * decoder.operations(tokens, pairs, completions * new))
 
 
 def decode_bytes(decoder: Decoder, prompts: int, length: int, group: int, new: int, size: int) -> float:

@@ -237,8 +237,9 @@ def own(clips: SyntheticClips, tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         write_rows(tmp_path, rows, split)
     source = {"class_path": "erv_lightning.data.readers.JsonlClips", "init_args": {"root": str(tmp_path)}}
-    data = {"source": source, "train_split": "train", "batch_size": 4, "keep_in_memory": False}
-    (tmp_path / "data" / "own.yaml").write_text(yaml.safe_dump({"data": data}))
+    data = {"source": source, "train_split": "train", "keep_in_memory": False}
+    overlay = {"batch_size": 4, "prompts_per_step": 4, "data": data}
+    (tmp_path / "data" / "own.yaml").write_text(yaml.safe_dump(overlay))
     return tmp_path
 
 
@@ -309,6 +310,9 @@ def grpo_on(own: Path, verifier: str | Path, *words: str | Path) -> tuple[str | 
     return *GRPO, *use(own), *models, "--model.generations_per_prompt", "2", "--max_new_tokens", "8", *words
 
 
+FREE = ("--model.rewards", "{accuracy: 1.0}")  # asks no verifier
+
+
 def test_a_verifier_with_other_labels_than_the_data_is_refused(fails: Callable[..., str], own: Path) -> None:
     EmotionVerifier.tiny(["a smile"], ["happy", "sad"]).save(own / "two")
     line = fails(*grpo_on(own, own / "two"))
@@ -327,6 +331,67 @@ def test_an_explanation_reward_without_a_verifier_is_refused(fails: Callable[...
 def test_a_group_of_one_is_refused(fails: Callable[..., str], own: Path) -> None:
     line = fails(*grpo_on(own, own, "--model.generations_per_prompt", "1"))
     assert_names(line, "generations_per_prompt ≥ 2")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("trainer.gradient_clip_val", "0.5", "model.init_args.max_grad_norm"),
+        ("trainer.accumulate_grad_batches", "2", "micro_batch_prompts"),
+    ],
+)
+def test_a_trainers_setting_that_has_no_say_in_grpo_is_answered_with_the_one_that_has(
+    fails: Callable[..., str], key: str, value: str, instead: str
+) -> None:
+    assert_names(fails(*GRPO, *FEW, *SHORT, f"--{key}", value), key, instead)
+
+
+def test_all_settings_that_have_no_say_in_grpo_are_named_at_once(fails: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("trainer: {gradient_clip_val: 1.0, accumulate_grad_batches: 4}\n")
+    line = fails(*GRPO, *FEW, *SHORT, "-c", tmp_path / "mine.yaml")
+    assert_names(line, "trainer.gradient_clip_val", "max_grad_norm", "trainer.accumulate_grad_batches", "micro_batch")
+
+
+def test_a_batch_size_beside_the_prompts_of_a_step_is_refused(fails: Callable[..., str], own: Path) -> None:
+    line = fails(*grpo_on(own, "null", *FREE, "--data.batch_size", "3"))
+    assert_names(line, "data.batch_size is 3", "model.init_args.prompts_per_step", "leave data.batch_size out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "known"),
+    [
+        ("objective.loss_type", "ppo", ("'ppo'", "grpo, dr_grpo, dapo, bnpo, gspo, cispo")),
+        ("objective.kl", "k4", ("'k4'", "k1, k2, k3")),
+        ("objective.epsilon_low", "1.5", ("epsilon_low", "1.5")),
+        ("scale_rewards", "sum", ("'group', 'batch', 'none'", "'sum'")),
+        ("prefix_sharing", "maybe", ("bool", "'maybe'")),
+        ("prompts_per_step", "0", ("is 0", "at least 1")),
+        ("micro_batch_prompts", "0", ("is 0", "at least 1")),
+        ("updates_per_rollout", "0", ("is 0", "at least 1")),
+    ],
+)
+def test_a_setting_of_grpo_that_cannot_be_is_named_with_what_can(
+    fails: Callable[..., str], own: Path, key: str, value: str, known: tuple[str, ...]
+) -> None:
+    line = fails(*grpo_on(own, "null", *FREE, f"--model.init_args.{key}", value))
+    assert_names(line, key.split(".")[-1], *known)
+
+
+def test_more_prompts_to_a_step_than_there_are_are_refused(fails: Callable[..., str], own: Path) -> None:
+    line = fails(*grpo_on(own, "null", *FREE, "--prompts_per_step", "5"))
+    assert_names(line, "'train' split gives 4 samples", "one batch of 5", "prompts_per_step")
+
+
+def test_a_backbone_that_cannot_share_prefixes_is_told_how_to_go_on(
+    fails: Callable[..., str], own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "plain.py").write_text(
+        "from erv_lightning.models import QwenOmniBackbone\n\n\n"
+        "class Plain(QwenOmniBackbone):\n    shares_prefixes = False\n"
+    )
+    monkeypatch.syspath_prepend(str(own))
+    line = fails(*grpo_on(own, "null", *FREE, "--model.backbone.class_path", "plain.Plain"))
+    assert_names(line, "Plain", "model.init_args.prefix_sharing: false")
 
 
 REWARDS = """\

@@ -26,6 +26,7 @@ STAGES_OF = {
     "judge": ("sft", "grpo"),
     "logger": STAGES,
     "model": ("sft", "grpo"),
+    "objective": ("grpo",),
     "reward": ("grpo",),
     "trainer": STAGES,
     "verifier": ("verifier",),

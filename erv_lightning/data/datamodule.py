@@ -260,7 +260,7 @@ class ClipDataModule(L.LightningDataModule):
         if train and len(sampler) < batch_size:
             raise ValueError(
                 f"the {self.splits[part]!r} split gives {len(sampler)} samples per process, fewer than one batch of "
-                f"{batch_size}: lower data.batch_size"
+                f"{batch_size}: lower data.batch_size, or for GRPO prompts_per_step"
             )
         return DataLoader(
             data,

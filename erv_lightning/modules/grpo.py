@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -26,8 +26,9 @@ from erv_lightning.rl.advantages import group_advantages, normalised_sum, zero_s
 from erv_lightning.rl.answers import answer_logp
 from erv_lightning.rl.experience import Experience
 from erv_lightning.rl.logprobs import completion_logps
+from erv_lightning.rl.records import rollout_rows, step_metrics
 from erv_lightning.rl.reference import KeptWeights
-from erv_lightning.rl.reward_terms import EXPLANATION_REWARDS, Completions, ExplanationRule, RewardSum
+from erv_lightning.rl.reward_terms import Completions, ExplanationRule, RewardSum
 from erv_lightning.rl.rollout import Rollout, Sampling, keyed_uniforms, rollout
 from erv_lightning.rl.stopwatch import Stopwatch
 from erv_lightning.rl.update import Objective, StepCounts, TokenMeans, micro_batches
@@ -105,14 +106,20 @@ class GRPOModule(PolicyModule):
                 "GRPO compares completions of one prompt: it needs generations_per_prompt ≥ 2, "
                 "sampling.temperature > 0 and sampling.top_p 1 (a cut-off distribution biases the gradient)"
             )
-        counts = {
-            "prompts_per_step": prompts_per_step,
-            "micro_batch_prompts": 1 if micro_batch_prompts is None else micro_batch_prompts,
-            "updates_per_rollout": updates_per_rollout,
-            "overlong_buffer": 1 if overlong_buffer is None else overlong_buffer,
+        limits = {
+            "prompts_per_step": (prompts_per_step, 1, None),
+            "micro_batch_prompts": (micro_batch_prompts, 1, None),
+            "updates_per_rollout": (updates_per_rollout, 1, None),
+            "overlong_buffer": (overlong_buffer, 1, sampling.max_new_tokens),
+            "resample_groups": (resample_groups, 0, None),
+            "beta": (beta, 0, None),
+            "reference_decay": (reference_decay, 0, 1),
         }
-        if wrong := [f"{name} is {count}" for name, count in counts.items() if count < 1]:
-            raise ValueError(f"model.init_args: {', '.join(wrong)}, it must be at least 1")
+        wrong = _outside(limits)
+        if max_grad_norm is not None and max_grad_norm <= 0:  # in Lightning 0 means no clipping, here no training
+            wrong.append(f"max_grad_norm is {max_grad_norm}, it must be above 0; null leaves gradients as they are")
+        if wrong:
+            raise ValueError(f"model.init_args: {'; '.join(wrong)}")
         weights = {"format": 1.0, "accuracy": 1.0, "explanation": 1.0} if rewards is None else rewards
         self.reward = RewardSum(weights, reward_functions or {})
         if self.reward.needs_verifier and verifier is None:
@@ -207,7 +214,7 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Rollout, rewards, advantages, updates."""
-        self._rollout_step = self.global_step  # which updates count on
+        rollout_step = self.global_step  # which updates count on
         self.clock.reset()
         self.clock.add("decode", self.decode_seconds)
         # 1. Completions and what they earn.
@@ -223,12 +230,12 @@ class GRPOModule(PolicyModule):
         with self.clock("judge"):
             judged = self.judge([one.explanation for one in experience.completions.responses], self.space)
         self._report(experience, judged, updates, resampled)
-        self.rollouts = self._rows(experience, advantages, judged)
+        self.rollouts = rollout_rows(experience, advantages, judged, self.judge.name, rollout_step)
 
     def _collect(self, batch: ClipBatch) -> tuple[Experience, dict[str, float]]:
         """Completions of the batch's prompts; prompts that teach nothing are replaced, as often as is allowed."""
         experience = self._draw(batch, "0")
-        replaced, rounds = 0, 0
+        replaced, rounds, silent = 0, 0, list(batch.silent)
         while rounds < self.resample_groups:
             idle = zero_std_groups(experience.earned.total, self.group, experience.earned.applicable)
             # every process goes through the same rounds, whether it needs them or not
@@ -240,6 +247,7 @@ class GRPOModule(PolicyModule):
             key = f"{self.global_step}/{self.global_rank}/{rounds}"
             with self.clock("decode"):
                 fresh = self.data.draw(int(idle.sum()), key).to(self.device)
+            silent += fresh.silent
             other = self._draw(fresh, str(rounds))
             useful = ~zero_std_groups(other.earned.total, self.group, other.earned.applicable)
             replaced += int(useful.sum())
@@ -249,12 +257,12 @@ class GRPOModule(PolicyModule):
             experience = Experience.join(
                 [experience.pick(chosen[:keep]), other.pick(useful.nonzero().flatten().tolist())]
             )
+        self.count_silence(replace(batch, silent=silent), "train")
         return experience, {"resampled/groups": float(replaced), "resampled/rounds": float(rounds)}
 
     @torch.no_grad()
     def _draw(self, batch: ClipBatch, key: str) -> Experience:
         """Completions for every prompt of a batch, and their rewards."""
-        self.count_silence(batch, "train")
         self.backbone.eval()
         with self.clock("generate"):
             # The towers run once per clip: for sampling, the reference and the update, unless the update trains them.
@@ -445,64 +453,24 @@ class GRPOModule(PolicyModule):
         resampled: dict[str, float],
     ) -> None:
         """Metrics under the names that TRL and verl made common, prefixed with ``train/``."""
-        completions, drawn, earned = experience.completions, experience.drawn, experience.earned
-        lengths = drawn.mask.sum(1)
-        tokens = int(lengths.sum())
         values = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-        values |= telemetry.reward_metrics(earned.total, earned.parts, self.group)
-        values |= telemetry.length_metrics(lengths, drawn.truncated)
-        values |= self._explanation_metrics(completions)
-        values |= {"judge/reward_gap": math.nan, "judge/correlation": math.nan}
-        explained = next((part for name, part in earned.parts.items() if name in EXPLANATION_REWARDS), None)
-        agreement = torch.full_like(earned.total, math.nan) if explained is None else explained
-        values |= telemetry.judge_metrics(agreement, judged, completions.label_ids)
+        values |= step_metrics(experience, judged, self._emotion_words)
         if self.resample_groups:
             values |= resampled
-        values |= {"num_tokens": float(tokens), **self.clock.metrics(tokens)}
+        values |= self.clock.metrics(int(values["num_tokens"]))
         names = sorted(values)
         rows = self._gather(torch.tensor([values[name] for name in names], device=self.device))
         values = telemetry.over_processes(names, rows.cpu())
-        count = len(earned.total)
+        count = len(judged)
         self.log("train/reward", values.pop("reward"), prog_bar=True, batch_size=count)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=count)
 
-    def _explanation_metrics(self, completions: Completions) -> dict[str, float]:
-        texts = [response.explanation for response in completions.responses]
-        probs = completions.sentence_probs() if completions.verdicts else None
-        neutral = completions.verifier.neutral_output(self.space) if completions.verifier is not None else None
-        return telemetry.explanation_metrics(texts, probs, neutral, self._emotion_words)
 
-    def _rows(self, experience: Experience, advantages: Tensor, judged: list[int]) -> list[dict[str, Any]]:
-        """Rows for rollouts.jsonl; the rollout log takes them at the end of the step."""
-        completions, earned = experience.completions, experience.earned
-        lengths, truncated = experience.drawn.mask.sum(1).tolist(), experience.drawn.truncated.tolist()
-        values = advantages.tolist()
-        rows = []
-        for index, response in enumerate(completions.responses):
-            sample = experience.samples[index // self.group]
-            rows.append(
-                {
-                    "step": self._rollout_step,
-                    "id": sample.id,
-                    "clip": sample.clip,
-                    "label": sample.label,
-                    "completion": index % self.group,
-                    "explanation": response.explanation,
-                    "answer": response.answer,
-                    "answer_id": completions.answer_ids[index],
-                    "label_id": completions.label_ids[index],
-                    "well_formed": response.well_formed,
-                    "tokens": lengths[index],
-                    "truncated": truncated[index],
-                    "judges": {self.judge.name: judged[index]},
-                    "reward": round(float(earned.total[index]), 6),
-                    "rewards": {name: _number(part[index]) for name, part in earned.parts.items()},
-                    "advantage": round(values[index], 6),
-                }
-            )
-        return rows
-
-
-def _number(value: Tensor) -> float | None:
-    """For JSON, which has no NaN: null where a reward does not apply."""
-    return None if math.isnan(value) else round(float(value), 6)
+def _outside(limits: Mapping[str, tuple[float | None, float, float | None]]) -> list[str]:
+    """A line for each setting that is below the least or above the greatest value; None is never wrong."""
+    problems = []
+    for name, (value, least, most) in limits.items():
+        if value is not None and (value < least or (most is not None and value > most)):
+            allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+            problems.append(f"{name} is {value}, it must be {allowed}")
+    return problems

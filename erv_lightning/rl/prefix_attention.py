@@ -41,6 +41,9 @@ def row_multiple(device: torch.device) -> int:
 class PackedAttention(AttentionPlan):
     """The attention of one packed row, for every layer.
 
+    What a prompt's tokens become in the last layer is read by nobody, but for its last token, which predicts: there the
+    CPU leaves the others out.
+
     Args:
         layout: who stands where in the row.
         device: where the row is.
@@ -52,7 +55,8 @@ class PackedAttention(AttentionPlan):
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(1, H, L, D) of query (1, H, L, D), key and value (1, K, L, D)."""
         if self.device.type == "cpu":
-            out: Tensor = _FlashParts.apply(query, key, value, self._parts, scale)  # type: ignore[no-untyped-call]
+            parts = self._last_parts if _is_last(module) else self._parts
+            out: Tensor = _FlashParts.apply(query, key, value, parts, scale)  # type: ignore[no-untyped-call]
             return out
         if self.device.type == "cuda":
             return self._flex(query, key, value, scale)
@@ -61,6 +65,10 @@ class PackedAttention(AttentionPlan):
     @cached_property
     def _parts(self) -> _Parts:
         return _Parts.of(self.layout)
+
+    @cached_property
+    def _last_parts(self) -> _Parts:
+        return _Parts.of_last_layer(self.layout)
 
     @cached_property
     def _mask(self) -> Tensor:
@@ -91,37 +99,58 @@ class PackedAttention(AttentionPlan):
         return out
 
 
+def _is_last(module: nn.Module) -> bool:
+    """Whether this attention belongs to the decoder's last layer."""
+    layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    return layers is not None and module.layer_idx == layers - 1
+
+
 class _Parts:
     """The flash calls of a layout.
 
     Attributes:
         own: token indices (B, n) of sequences that see themselves, causally; those of equal length go together.
-        across: pairs (tokens of the completions, tokens of their prompt).
+        across: pairs (tokens that look, tokens before them that all of these see).
     """
 
-    def __init__(self, own: list[Tensor], across: list[tuple[Span, Span]]) -> None:
-        self.own, self.across = own, across
+    def __init__(self, own: list[Span], across: list[tuple[Span, Span]]) -> None:
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for span in own:
+            by_length[len(span)].append(span.start)
+        self.own = [
+            torch.tensor(starts)[:, None] + torch.arange(length) for length, starts in by_length.items() if length
+        ]
+        self.across = [pair for pair in across if all(pair)]
 
     @classmethod
     def of(cls, layout: Layout) -> _Parts:
-        by_length: defaultdict[int, list[int]] = defaultdict(list)
-        across = []
+        """Every token's attention."""
+        own: list[Span] = []
+        across: list[tuple[Span, Span]] = []
+        end = 0
         for prompt, group in zip(layout.prompts, layout.completions, strict=True):
+            end = group[-1].stop if group else prompt.stop
             if len(group) == 1:  # nothing is shared: one sequence
-                by_length[len(prompt) + len(group[0])].append(prompt.start)
+                own.append(Span(prompt.start, end))
                 continue
-            by_length[len(prompt)].append(prompt.start)
-            for span in group:
-                by_length[len(span)].append(span.start)
-            if group and group[-1].stop > prompt.stop:
-                across.append((Span(prompt.stop, group[-1].stop), prompt))
-        end = layout.completions[-1][-1].stop if layout.completions[-1] else layout.prompts[-1].stop
-        by_length[1] += range(end, layout.length)  # filler
-        own = [
-            torch.tensor(starts)[:, None] + torch.arange(length)
-            for length, starts in by_length.items()
-            if length and starts
-        ]
+            own += [prompt, *group]
+            across.append((Span(prompt.stop, end), prompt))
+        return cls(own + [Span(at, at + 1) for at in range(end, layout.length)], across)
+
+    @classmethod
+    def of_last_layer(cls, layout: Layout) -> _Parts:
+        """The attention of the tokens whose states predict: a prompt's last one, and the completions'."""
+        own: list[Span] = []
+        across: list[tuple[Span, Span]] = []
+        for prompt, group in zip(layout.prompts, layout.completions, strict=True):
+            last = Span(prompt.stop - 1, prompt.stop)
+            if len(group) == 1:
+                last = Span(last.start, group[0].stop)
+            else:
+                own += group
+                across.append((Span(prompt.stop, group[-1].stop if group else prompt.stop), prompt))
+            own.append(last)
+            across.append((last, Span(prompt.start, last.start)))
         return cls(own, across)
 
 
@@ -139,7 +168,8 @@ class _FlashParts(torch.autograd.Function):
         ctx.repeat = query.shape[1] // key.shape[1]
         ctx.parts, ctx.scale = parts, scale
         q, k, v = query[0], _repeat(key[0], ctx.repeat), _repeat(value[0], ctx.repeat)  # (H, L, D)
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=_wide(q.dtype))
+        # zeros where nobody asks: their gradients are zero as well
+        out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:2], dtype=_wide(q.dtype))
         for index in parts.own:
             part, part_lse = _flash(*(_take(x, index) for x in (q, k, v)), 0.0, True, scale=scale)
             out[:, index], lse[:, index] = part.transpose(0, 1), part_lse.transpose(0, 1)
@@ -158,7 +188,7 @@ class _FlashParts(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         grad = grad_out[0]
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+        grads = [torch.zeros_like(x) for x in (q, k, v)]
         for index in ctx.parts.own:
             tensors = [_take(x, index) for x in (grad, q, k, v, out)]
             part = _flash_backward(*tensors, lse[:, index].transpose(0, 1), 0.0, True, scale=ctx.scale)

@@ -95,8 +95,9 @@ class ManyUpdates(GRPOModule):
         others: of `GRPOModule`.
 
     Attributes:
-        gradients: name → parameter → gradient.
-        losses: name → this process's share.
+        gradients: setting → parameter → gradient.
+        numbers: setting → loss (this process's share) and means over tokens.
+        experience: the rollout.
         said: sample id → texts.
     """
 
@@ -105,7 +106,7 @@ class ManyUpdates(GRPOModule):
         super().__init__(judge=GrammarJudge(), sampling=sampling, lr=0.0, max_grad_norm=None, beta=0.3, **others)
         self.variants = variants
         self.gradients: dict[Any, dict[str, Tensor]] = {}
-        self.losses: dict[Any, float] = {}
+        self.numbers: dict[Any, dict[str, float]] = {}
         self.said: dict[str, list[str]] = {}
 
     def configure_model(self) -> None:
@@ -124,14 +125,14 @@ class ManyUpdates(GRPOModule):
         self.said = {name: texts[i * group : (i + 1) * group] for i, name in enumerate(ids)}
         self.experience = experience
         logp = experience.drawn.logp
-        off = 0.6 * keyed_uniforms(ids, group, self.sampling.max_new_tokens)[:, : logp.shape[1]] - 0.3
+        noise = keyed_uniforms(ids, group, self.sampling.max_new_tokens)[:, : logp.shape[1]] - 0.5
+        off = 0.4 * noise + 0.8 * noise[:, :1]  # of whole completions too, for the ratio of gspo
         for name, values in self.variants.items():
             for key, value in values.items():
                 setattr(self, key, value)
             self.variant, experience.old_logp = name, logp + off
-            numbers = super()._update(experience, self._advantages(experience))
-            self.losses[name] = numbers["loss"]
-        return numbers
+            self.numbers[name] = super()._update(experience, self._advantages(experience))
+        return self.numbers[name]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         named = self.backbone.named_parameters()
@@ -145,6 +146,27 @@ def disturb(tensors: list[Tensor], by: float) -> None:
         tensor.add_(by * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
 
 
+def fit(module: GRPOModule, clips: SyntheticClips, root: Path, world: int = 1) -> L.Trainer:
+    """One step."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=world,
+        num_nodes=1,
+        strategy="ddp" if world > 1 else "auto",
+        max_steps=1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(root),
+    )
+    trainer.fit(module, ClipDataModule(clips, train_split="rl", num_frames=4, frame_size=(56, 56)))
+    return trainer
+
+
 # -- one process or several ---------------------------------------------------------------------------------------
 
 TOGETHER = {
@@ -155,48 +177,23 @@ TOGETHER = {
 }
 
 
-def run(policy: str, clips: str, root: str, world: int) -> dict[str, Any]:
+def run(policy: str, clips: SyntheticClips, root: Path, world: int) -> dict[str, Any]:
     """Gradients, loss shares and texts of one step on 4 prompts, then what a step that resamples leaves behind."""
     torch.manual_seed(0)
-
-    def fit(module: GRPOModule) -> L.Trainer:
-        data = ClipDataModule(
-            SyntheticClips(root=clips, train=28, rl=14, val=7, test=7),
-            train_split="rl",
-            num_frames=4,
-            frame_size=(56, 56),
-        )
-        trainer = L.Trainer(
-            accelerator="cpu",
-            devices=world,
-            num_nodes=1,
-            strategy="ddp" if world > 1 else "auto",
-            max_steps=1,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=root,
-        )
-        trainer.fit(module, data)
-        return trainer
 
     def backbone() -> QwenOmniBackbone:
         return QwenOmniBackbone(policy, freeze=["vision", "audio"])
 
     sizes = {"prompts_per_step": 4, "generations_per_prompt": 4}
     many = ManyUpdates(TOGETHER, backbone=backbone, **sizes, **REWARDS)
-    trainer = fit(many)
+    trainer = fit(many, clips, root, world)
     own = {"rewards": {"some": 1.0}, "reward_functions": {"some": f"{__file__}:some_labels"}}
     again = GRPOModule(backbone, GrammarJudge(), sampling=Sampling(2), resample_groups=3, beta=0.0, **sizes, **own)
-    metrics = {name: float(value) for name, value in fit(again).callback_metrics.items()}
+    metrics = {name: float(value) for name, value in fit(again, clips, root, world).callback_metrics.items()}
     return {
         "rank": trainer.global_rank,
         "gradients": many.gradients,
-        "losses": many.losses,
+        "losses": {name: numbers["loss"] for name, numbers in many.numbers.items()},
         "said": many.said,
         "resampled": {name: value for name, value in metrics.items() if "resampled" in name},
         "rows": [(row["id"], row["reward"]) for row in again.rollouts],
@@ -207,5 +204,6 @@ if __name__ == "__main__":
     signal.alarm(LAUNCHED)
     torch.set_num_threads(1)
     given_policy, given_clips, out = sys.argv[1:]
-    found = run(given_policy, given_clips, out, world=2)
+    made = SyntheticClips(root=given_clips, train=28, rl=14, val=7, test=7)  # as the fixture `clips`
+    found = run(given_policy, made, Path(out), world=2)
     torch.save(found, Path(out) / f"{found['rank']}.pt")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from erv_lightning.modules import GRPOModule
 from erv_lightning.modules import grpo as grpo_module
 from erv_lightning.rl.logprobs import completion_logps
 from erv_lightning.rl.rollout import Rollout, Sampling
+from erv_lightning.text import split_sentences
 
 MakeData = Callable[..., ClipDataModule]
 MakeTrainer = Callable[..., L.Trainer]
@@ -114,6 +116,49 @@ def test_a_step_logs_what_every_dashboard_knows_and_its_values_are_those_of_its_
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert found["train/entropy"] > 0
     assert len(set(totals)) > 1  # a step with something to learn
+
+
+def test_a_step_logs_where_its_time_goes_and_signs_of_a_gamed_verifier(
+    make_grpo: MakeGRPO, rl_data: MakeData, grpo_trainer: MakeTrainer, verifier_folder: Path
+) -> None:
+    watch = Watch()
+    module = make_grpo(rewards=None, verifier=str(verifier_folder), sampling=Sampling(60, temperature=1.1))
+    trainer = grpo_trainer(max_steps=1, callbacks=[watch])
+    trainer.fit(module, rl_data(train_split="train"))
+
+    rows, found = watch.rows[0], {name: float(value) for name, value in trainer.callback_metrics.items()}
+    parts = ("decode", "generate", "reference", "reward", "update", "judge")
+    assert {name for name in found if "timing_s" in name} == {f"train/timing_s/{part}" for part in parts}
+    assert all(
+        found[f"train/timing_s/{part}"] > 0 for part in parts if part != "decode"
+    )  # which no clock measures here
+    seconds, tokens = sum(found[f"train/timing_s/{part}"] for part in parts), sum(row["tokens"] for row in rows)
+    right = [[row["rewards"]["accuracy"] >= 1 for row in rows[start : start + 4]] for start in range(0, 16, 4)]
+    agrees = [float(row["judges"]["grammar"] == row["label_id"]) for row in rows]
+    pays = [row["rewards"]["explanation"] for row in rows]
+    texts = [row["explanation"] for row in rows]
+    expected = {
+        "step_time": seconds,
+        "perf/throughput": tokens / seconds,
+        "rewards/accuracy/all_right": statistics.fmean(map(all, right)),
+        "rewards/accuracy/all_wrong": statistics.fmean(not any(group) for group in right),
+        "judge/accuracy": statistics.fmean(agrees),
+        "judge/reward_gap": statistics.fmean(pays) - statistics.fmean(agrees),
+        "judge/correlation": statistics.correlation(pays, agrees),
+        "explanations/words": statistics.fmean(len(re.findall(r"[\w'’]+", text)) for text in texts),
+        "explanations/sentences": statistics.fmean(len(split_sentences(text)) for text in texts),
+        "completions/mean_terminated_length": statistics.fmean(row["tokens"] for row in rows if not row["truncated"]),
+        "ratio_mean": 1.0,  # the policy that sampled is the one that is updated
+        "clip_ratio/low_mean": 0.0,
+        "clip_ratio/high_mean": 0.0,
+        "clip_ratio/region_mean": 0.0,
+        "sampling/logp_difference": 0.0,
+    }
+    assert {name: found[f"train/{name}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    rates = ("emotion_word_rate", "distinct_1", "distinct_2", "repeated_sentences", "neutral_ratio")
+    assert all(0 <= found[f"train/explanations/{rate}"] <= 1 for rate in rates)
+    assert found["train/perf/peak_memory_gb"] > 0.1
+    assert found["train/grad_norm"] > 0
 
 
 def test_what_earned_more_than_its_group_becomes_likelier(

@@ -14,7 +14,7 @@ from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import PromptBatch
 from erv_lightning.rl.logprobs import completion_logps
-from erv_lightning.rl.rollout import Rollout, Sampling, _nucleus, rollout
+from erv_lightning.rl.rollout import Rollout, Sampling, _invert, _nucleus, keyed_uniforms, rollout
 
 QUESTIONS = ["Which emotion is the most obvious?", "What?", "Which emotion, and why do you think so?"]
 
@@ -216,3 +216,58 @@ def test_nothing_outside_the_nucleus_is_drawn(backbone: QwenOmniBackbone, prompt
 def test_sampling_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="are needed, got"):
         Sampling(**wrong)
+
+
+# -- numbers given from outside -----------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_a_key_are_a_pure_function_of_it() -> None:
+    state = torch.get_rng_state()
+    together = keyed_uniforms(["0/a", "0/b", "1/a"], 4, 50)
+    assert together.shape == (12, 50)
+    assert ((together >= 0) & (together < 1)).all()
+    assert torch.equal(keyed_uniforms(["0/b"], 4, 50), together[4:8])
+    assert len({tuple(row) for row in together.tolist()}) == 12
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_completion_depends_on_its_own_numbers_whatever_else_is_in_the_batch(
+    policy: QwenOmniBackbone, clips: SyntheticClips
+) -> None:
+    encoded = []
+    for sample, question in zip(clips.samples("test"), QUESTIONS, strict=False):
+        encoded.append(policy.encode_prompt(question, load_clip(sample.clip, num_frames=4, size=(56, 56))))
+    sampling, names = Sampling(max_new_tokens=60, temperature=1.3), ["a", "b", "c"]
+
+    def said(which: list[int], group: int = 4) -> list[list[int]]:
+        batch = policy.collate([names[i] for i in which], [encoded[i] for i in which])
+        uniforms = keyed_uniforms([names[i] for i in which], 4, 60).view(-1, 4, 60)[:, :group].flatten(0, 1)
+        drawn = rollout(policy, policy.embed(batch), batch, group, sampling, uniforms=uniforms)
+        return [ids[mask].tolist() for ids, mask in zip(drawn.token_ids, drawn.mask, strict=True)]
+
+    together = said([0, 1, 2])
+    assert len({len(row) for row in together}) > 3  # rows end, and leave the batch, at different times
+    assert said([2, 0]) == together[8:] + together[:4]
+    assert said([1]) == together[4:8]
+    assert said([1], group=1) == together[4:5]
+
+
+def first_beyond(probs: list[float], number: float) -> int:
+    reach, mass = number * sum(probs), 0.0
+    for token, probability in enumerate(probs):
+        mass += probability
+        if mass > reach:
+            return token
+    raise AssertionError("no token is reached")
+
+
+def test_a_token_is_the_first_whose_cumulated_probability_passes_its_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = (2 * torch.randn(500, 30, generator=generator, dtype=torch.float64)).softmax(-1)
+    probs = probs.where(torch.rand(500, 30, generator=generator) < 0.5, 0.0)  # a nucleus, not renormalised
+    probs[:, -1] += 0.01
+    numbers = torch.rand(500, generator=generator)
+    numbers[:2] = torch.tensor([0.0, 1 - 2**-24])  # the least and the greatest in float32
+    tokens = _invert(probs, numbers).tolist()
+    assert tokens == [first_beyond(*row) for row in zip(probs.tolist(), numbers.double().tolist(), strict=True)]
+    assert all(probs[row, token] > 0 for row, token in enumerate(tokens))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.grpo_step [--only trl omni scaling cuda]
 
-Both sides of a pair run in one process, A B A B, on the same prompts; the table gives medians and the median of the
-pairs' ratios. Peak memory comes from a process of its own per side. Results: benchmarks/results/grpo_step.{json,md}.
+Both sides take their steps in turn, A B A B, each in a process of its own, on the same prompts; the table gives medians
+and the median of the pairs' ratios. Results: benchmarks/results/grpo_step.{json,md}.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -27,12 +25,13 @@ from rich.progress import Progress
 
 from benchmarks import omni_step, text_task
 from benchmarks.grpo_step_table import markdown
-from benchmarks.our_step import text_step
+from benchmarks.sides import Side, in_turn
 from benchmarks.text_policy import TextPolicy
 from benchmarks.work import Decoder, Work, decode_bytes, repeated, shared
 from erv_lightning.rl.logprobs import completion_logps
 from erv_lightning.rl.rollout import Sampling, rollout
 
+Tick = Callable[[], None]
 RESULTS = Path(__file__).parent / "results"
 PROMPTS = 4
 # prompt tokens → counted pairs
@@ -51,49 +50,30 @@ LIMITS = {"H100": (3.35e12, 989e12), "H200": (4.8e12, 989e12), "A100": (2.04e12,
 # -- measuring ----------------------------------------------------------------------------------------------------
 
 
-def pairs(
-    ours: Callable[[], float], theirs: Callable[[], float], count: int, tick: Callable[[], None]
-) -> dict[str, Any]:
-    """Seconds of both in turn, after one step of each that does not count."""
-    ours(), theirs()
-    tick()
-    seconds = []
-    for _ in range(count):
-        seconds.append((ours(), theirs()))
-        tick()
-    return {
-        "pairs": count,
-        "ours_s": statistics.median(a for a, _ in seconds),
-        "theirs_s": statistics.median(b for _, b in seconds),
-        "ratio": statistics.median(b / a for a, b in seconds),
-        "ratios": [round(b / a, 3) for a, b in seconds],
-    }
-
-
-def peak_gb(module: str, *words: str) -> float:
-    """Peak resident memory of two steps in a process of its own, in units of 2³⁰ bytes."""
-    command = [sys.executable, "-m", module, "--steps", "2", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_rss_gb"])
+def compare(ours: tuple[str, list[str]], theirs: tuple[str, list[str]], count: int, tick: Tick) -> dict[str, Any]:
+    """Seconds, their ratio, and peak memory of two sides, each a module and its arguments."""
+    sides = [Side(*one) for one in (ours, theirs)]
+    pairs = in_turn(*sides, count, tick)
+    for side in sides:
+        side.close()
+    row: dict[str, Any] = {"pairs": count, "ratio": statistics.median(b / a for a, b in pairs)}
+    row["ratios"] = [round(b / a, 3) for a, b in pairs]
+    for index, name in enumerate(("ours", "theirs")):
+        row[f"{name}_s"] = statistics.median(pair[index] for pair in pairs)
+        row[f"{name}_last"] = sides[index].last
+    return row
 
 
 def against_trl(progress: Progress) -> list[dict[str, Any]]:
     """The small Qwen2 of `text_task`, this project against TRL's `GRPOTrainer`."""
-    from benchmarks.trl_step import TrlStep  # a package of the bench extra
-
-    task = progress.add_task("against TRL", total=sum(TRL_PAIRS.values()) + 3 * len(TRL_PAIRS))
+    bar = progress.add_task("against TRL", total=sum(TRL_PAIRS.values()) + len(TRL_PAIRS))
+    decoder = Decoder.of(text_task.make_model(seed=0).config)
     rows = []
     for length, count in TRL_PAIRS.items():
-        prompts = text_task.make_prompts(PROMPTS, length, seed=0)
-        trl, ours = TrlStep(text_task.make_model(seed=0), prompts), text_step(prompts)
-        row = {"prompt": length, **pairs(ours.step, trl.step, count, lambda: progress.advance(task))}
-        trl.close(), ours.close()
-        for side, module in (("ours", "benchmarks.our_step"), ("theirs", "benchmarks.trl_step")):
-            row[f"{side}_peak_gb"] = peak_gb(module, "--prompt", str(length), "--memory")
-            progress.advance(task)
-        decoder = Decoder.of(text_task.make_model(seed=0).config)
-        row |= _work(decoder, PROMPTS, length, text_task.GROUP, text_task.NEW_TOKENS)
-        rows.append(row)
+        words = ["--prompts", str(PROMPTS), "--prompt", str(length)]
+        sides = ("benchmarks.our_step", words), ("benchmarks.trl_step", words)
+        row = {"prompt": length, **compare(*sides, count, lambda: progress.advance(bar))}
+        rows.append(row | _work(decoder, PROMPTS, length, text_task.GROUP, text_task.NEW_TOKENS))
     return rows
 
 
@@ -107,29 +87,22 @@ def _work(decoder: Decoder, prompts: int, length: int, group: int, new: int) -> 
     }
 
 
-def omni_pair(task: omni_step.Task, count: int, tick: Callable[[], None]) -> dict[str, Any]:
+def omni_pair(task: omni_step.Task, count: int, tick: Tick) -> dict[str, Any]:
     """The omni policy on clips, this project against the naive step."""
-    naive, batch = omni_step.make("naive", task)
-    ours, _ = omni_step.make("ours", task)
-    row = {**asdict(task), "prompt": batch.input_ids.shape[1], **pairs(ours.step, naive.step, count, tick)}
-    row["ours_parts_s"], row["theirs_parts_s"] = ours.parts(), naive.seconds  # type: ignore[union-attr]
-    ours.close()
-    return row
+    words = [word for name, value in asdict(task).items() for word in (f"--{name}", str(value))]
+    sides = [("benchmarks.omni_step", ["--side", side, *words]) for side in ("ours", "naive")]
+    cpu = replace(task, device="cpu", dtype="float32", scale="tiny")
+    prompt = omni_step.make_batch(omni_step.make_policy(cpu), cpu).input_ids.shape[1]
+    return {**asdict(task), "prompt": prompt, **compare(*sides, count, tick)}  # type: ignore[misc]
 
 
 def against_naive(progress: Progress) -> list[dict[str, Any]]:
     """Clips of three sizes, on the CPU."""
-    bar = progress.add_task("omni policy", total=sum(CLIPS.values()) + 3 * len(CLIPS))
-    rows = []
-    for (frames, size, seconds), count in CLIPS.items():
-        task = omni_step.Task(frames=frames, size=size, seconds=seconds)
-        row = omni_pair(task, count, lambda: progress.advance(bar))
-        words = ["--frames", str(frames), "--size", str(size), "--seconds", str(seconds)]
-        for side, name in (("ours", "ours"), ("theirs", "naive")):
-            row[f"{side}_peak_gb"] = peak_gb("benchmarks.omni_step", "--side", name, *words)
-            progress.advance(bar)
-        rows.append(row)
-    return rows
+    bar = progress.add_task("omni policy", total=sum(CLIPS.values()) + len(CLIPS))
+    return [
+        omni_pair(omni_step.Task(frames=frames, size=size, seconds=seconds), count, lambda: progress.advance(bar))
+        for (frames, size, seconds), count in CLIPS.items()
+    ]
 
 
 def _engine_seconds(length: int, group: int, repeats: int) -> dict[str, float]:
@@ -170,11 +143,8 @@ def on_cuda(progress: Progress) -> list[dict[str, Any]]:
     bar = progress.add_task("CUDA", total=count + 1)
     row = omni_pair(CUDA_TASK, count, lambda: progress.advance(bar))
     row["device_name"] = torch.cuda.get_device_name()
-    for side in ("ours", "naive"):
-        command = [sys.executable, "-m", "benchmarks.omni_step", "--side", side, "--steps", "2"]
-        command += [word for name, value in asdict(CUDA_TASK).items() for word in (f"--{name}", str(value))]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        row[f"{side}_peak_memory_gb"] = json.loads(done.stdout.splitlines()[-1])["peak_memory_gb"]
+    for side, name in (("ours", "ours"), ("theirs", "naive")):
+        row[f"{name}_peak_memory_gb"] = row[f"{side}_last"]["cuda_gb"]
     return [row | _limits(row)]
 
 
@@ -184,7 +154,7 @@ def _limits(row: dict[str, Any]) -> dict[str, float]:
     decoder, task = Decoder.of(config), CUDA_TASK
     shape = (task.prompts, row["prompt"], task.group, task.new_tokens)
     work: Work = shared(decoder, *shape)
-    parts = row["ours_parts_s"]
+    parts = row["ours_last"]["parts"]
     found = {"sampled_tokens_per_s": task.prompts * task.group * task.new_tokens / parts["generate"]}
     known = next((limits for name, limits in LIMITS.items() if name in row["device_name"]), None)
     if known is not None:

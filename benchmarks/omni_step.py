@@ -10,18 +10,17 @@ scores.
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from benchmarks import text_task
-from benchmarks.our_step import OurStep
+from benchmarks.our_step import OurSteps
+from benchmarks.sides import Steps, Stop
 from erv_lightning.data.media import Clip
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import PromptBatch
@@ -119,8 +118,8 @@ def make_batch(backbone: QwenOmniBackbone, task: Task) -> PromptBatch:
     return backbone.collate([str(index) for index in range(task.prompts)], prompts)
 
 
-class NaiveStep:
-    """One GRPO step with everything repeated for every completion.
+class NaiveSteps:
+    """GRPO steps with everything repeated for every completion.
 
     Args:
         backbone: the policy; trained in place.
@@ -148,8 +147,8 @@ class NaiveStep:
             self.inputs[name] = self.inputs[name].to(getattr(torch, task.dtype))
         self.seconds: dict[str, float] = {}
 
-    def step(self) -> float:
-        """One whole step; returns its seconds."""
+    def step(self) -> None:
+        """One whole step."""
         start = self._now()
         ids = self._generate()
         sampled = self._now()
@@ -163,9 +162,7 @@ class NaiveStep:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.backbone.trainable(), text_task.GRADIENT_CLIP)
         self.optimizer.step()
-        end = self._now()
-        self.seconds = {"generate": sampled - start, "update": end - sampled}
-        return end - start
+        self.seconds = {"generate": sampled - start, "update": self._now() - sampled}
 
     @torch.no_grad()
     def _generate(self) -> Tensor:
@@ -200,16 +197,20 @@ class NaiveStep:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def close(self) -> None:
-        """Nothing to end."""
+    def run(self, steps: Steps) -> None:
+        """Takes so many steps."""
+        with suppress(Stop):
+            while True:
+                steps.begin()
+                self.step()
+                steps.end(parts=self.seconds, **_cuda_memory())
 
 
-def our_step(backbone: QwenOmniBackbone, batch: PromptBatch, task: Task) -> OurStep:
-    """The same step by this project."""
-    return OurStep(backbone, batch, task.group, task.new_tokens, "share_of_vowels", task.device)
+def _cuda_memory() -> dict[str, float]:
+    return {"cuda_gb": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
 
 
-def make(side: str, task: Task) -> tuple[OurStep | NaiveStep, PromptBatch]:
+def make(side: str, task: Task) -> tuple[OurSteps | NaiveSteps, PromptBatch]:
     """One side, ready to step, and its prompts."""
     torch.manual_seed(0)
     backbone = make_policy(task)
@@ -219,33 +220,23 @@ def make(side: str, task: Task) -> tuple[OurStep | NaiveStep, PromptBatch]:
             name: value.to(getattr(torch, task.dtype)) if value.is_floating_point() else value
             for name, value in batch.media.items()
         }
-    made: OurStep | NaiveStep = (our_step if side == "ours" else NaiveStep)(backbone, batch, task)
-    return made, batch
+    if side == "naive":
+        return NaiveSteps(backbone, batch, task), batch
+    return OurSteps(backbone, batch, task.group, task.new_tokens, "share_of_vowels", task.device), batch
 
 
 def main() -> None:
-    """Runs one side alone and prints JSON."""
+    """Runs one side alone; a line of JSON for each step."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.omni_step", description=main.__doc__)
     parser.add_argument("--side", choices=("ours", "naive"), default="ours")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--serve", action="store_true", help="a step for every line on standard input, instead")
     for name, default in asdict(Task()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
-    side, steps = arguments.pop("side"), arguments.pop("steps")
-    task = Task(**arguments)
-    made, batch = make(side, task)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    result: dict[str, Any] = {
-        "prompt_tokens": batch.input_ids.shape[1],
-        "seconds": [made.step() for _ in range(steps)],
-        "parts": made.parts() if isinstance(made, OurStep) else made.seconds,
-        "rss_before_gb": before,
-        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
-    if task.device == "cuda":
-        result["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-    made.close()
-    print(json.dumps(result))
+    side, count, serve = (arguments.pop(name) for name in ("side", "steps", "serve"))
+    made, _ = make(side, Task(**arguments))
+    made.run(Steps(None if serve else count))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,8 @@ python -m benchmarks.our_step --prompt 512 --steps 3 --memory
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import threading
-import time
-from collections.abc import Callable, Sequence
-from queue import Queue
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -20,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import text_task
+from benchmarks.sides import Steps, Stop
 from benchmarks.text_policy import TextPolicy
 from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
 from erv_lightning.data.readers import SyntheticClips
@@ -74,31 +71,22 @@ class SamePrompts(ClipDataModule):
         return DataLoader([], batch_size=None)
 
 
-class _Stop(Exception):
-    """Leaves the training loop."""
-
-
 class _OneStepAtATime(L.Callback):
-    """Holds the training loop before each step until it is let go, and times the step."""
+    """Holds the training loop before each step until it may go on, and times the step."""
 
-    def __init__(self) -> None:
-        self.orders: Queue[int | None] = Queue()  # threads to compute with; None: stop
-        self.answers: Queue[float | BaseException] = Queue()
-        self.start = 0.0
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        threads = self.orders.get()
-        if threads is None:
-            raise _Stop
-        torch.set_num_threads(threads)
-        self.start = time.perf_counter()
+        self.steps.begin()
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        self.answers.put(time.perf_counter() - self.start)
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any, **__: Any) -> None:
+        memory = {"cuda_gb": module.clock.metrics(0)["perf/peak_memory_gb"]} if torch.cuda.is_available() else {}
+        self.steps.end(parts=dict(module.clock.seconds), **memory)
 
 
-class OurStep:
-    """One GRPO step of this project, again and again, on the same prompts.
+class OurSteps:
+    """GRPO steps of this project on the same prompts, again and again.
 
     Args:
         backbone: the policy; trained in place.
@@ -136,9 +124,13 @@ class OurStep:
             }
             | settings,
         )
-        self._loop = _OneStepAtATime()
-        self.trainer = L.Trainer(
-            accelerator="gpu" if device == "cuda" else device,
+        self._data = SamePrompts(batch)
+        self._device = device
+
+    def run(self, steps: Steps) -> None:
+        """Trains for so many steps."""
+        trainer = L.Trainer(
+            accelerator="gpu" if self._device == "cuda" else self._device,
             devices=1,
             max_steps=1_000_000,
             logger=False,
@@ -146,60 +138,27 @@ class OurStep:
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
-            callbacks=[self._loop],
+            callbacks=[_OneStepAtATime(steps)],
         )
-        self._data = SamePrompts(batch)
-        self._thread = threading.Thread(target=self._train, name="ours", daemon=True)
-
-    def _train(self) -> None:
-        try:
-            self.trainer.fit(self.module, self._data)
-        except _Stop:
-            pass
-        except BaseException as error:  # raised in step(), where someone sees it
-            self._loop.answers.put(error)
-
-    def step(self) -> float:
-        """One whole step: generation, rewards, loss, backward, optimiser. Returns its seconds."""
-        if self._thread.ident is None:
-            self._thread.start()
-        self._loop.orders.put(torch.get_num_threads())
-        answer = self._loop.answers.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def parts(self) -> dict[str, float]:
-        """Seconds of the last step's parts."""
-        return dict(self.module.clock.seconds)
-
-    def close(self) -> None:
-        """Ends the loop."""
-        if self._thread.is_alive():
-            self._loop.orders.put(None)
-            self._thread.join()
+        with suppress(Stop):
+            trainer.fit(self.module, self._data)
 
 
-def text_step(prompts: Sequence[Sequence[int]], group: int = text_task.GROUP, **settings: Any) -> OurStep:
-    """The step on the small Qwen2 that TRL trains too."""
+def text_steps(prompts: Sequence[Sequence[int]], group: int = text_task.GROUP, **settings: Any) -> OurSteps:
+    """Steps on the small Qwen2 that TRL trains too."""
     policy = TextPolicy(text_task.make_model(seed=0))
-    return OurStep(policy, policy.prompt_batch(prompts), group, text_task.NEW_TOKENS, **settings)
+    return OurSteps(policy, policy.prompt_batch(prompts), group, text_task.NEW_TOKENS, **settings)
 
 
-def main(make: Callable[..., OurStep] = text_step) -> None:
-    """Runs this project alone and prints JSON."""
+def main() -> None:
+    """Runs this project alone; a line of JSON for each step."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.our_step", description=main.__doc__)
     parser.add_argument("--prompt", type=int, default=512, help="tokens in every prompt")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="peak resident memory of this process, too")
+    parser.add_argument("--serve", action="store_true", help="a step for every line on standard input, instead")
     args = parser.parse_args()
-    ours = make(text_task.make_prompts(args.prompts, args.prompt, seed=0))
-    result: dict[str, Any] = {"seconds": [ours.step() for _ in range(args.steps)], "parts": ours.parts()}
-    ours.close()
-    if args.memory:
-        result["peak_rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps(result))
+    text_steps(text_task.make_prompts(args.prompts, args.prompt, seed=0)).run(Steps(None if args.serve else args.steps))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The task that GRPO benchmarks share: a small random Qwen2, random prompts of one length, a cheap reward.
+"""The task that GRPO benchmarks share: a small random Qwen2, random prompts of one length, a cheap reward, a scale.
 
 Knows neither trainer. Both halves of a benchmark take model, prompts, reward and settings from here, so that they
 differ in nothing but whose code runs.

@@ -3,18 +3,17 @@
 Nothing of this project's trainer is in here. Where a setting leaves the mathematics alone, the faster one is chosen for
 TRL; the comments say which.
 
-    python -m benchmarks.trl_step --prompt 512 --steps 3 --memory
+    python -m benchmarks.trl_step --prompt 512 --steps 3
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a benchmark calls nobody, TRL's usage statistics included
@@ -25,9 +24,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer import utils as trl_utils
 
 from benchmarks import text_task
+from benchmarks.sides import Steps, Stop
 
 PASS_TOKENS = 20_000  # of a forward and backward pass; larger ones leave the caches, smaller ones are many
 END = "<end>"  # id VOCABULARY, which the model has no row for: it is never sampled, so no completion ends early
@@ -59,16 +58,6 @@ def _micro_batch(completions: int, tokens: int) -> int:
     return max(fitting, default=1)
 
 
-def _score_completions_only() -> None:
-    """Makes TRL's fused LM head leave out the prompts on CPU, too.
-
-    By itself TRL does so on GPUs alone, and on CPU computes logits at every position, to drop those of the prompts.
-    This is TRL's own branch, with the same result; its kernels ask for the device themselves and stay those for CPU.
-    """
-    assert callable(trl_utils._use_triton), "TRL has renamed the switch"
-    trl_utils._use_triton = lambda device: True
-
-
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return text_task.share_of_even(completion_ids)
 
@@ -82,7 +71,6 @@ class TrlStep:
         beta: weight of the KL term. Above 0, TRL runs a second copy of the model as reference.
         micro_batch: completions in one forward and backward pass, the rest by gradient accumulation; a divisor of all
             completions of a step. Default: what was fastest for TRL, see `PASS_TOKENS`.
-        as_released: leave TRL's LM head as it is, see `_score_completions_only`; for this whole process.
         seed: of TRL's sampling.
         **settings: more of `GRPOConfig`, over those below.
     """
@@ -94,7 +82,6 @@ class TrlStep:
         *,
         beta: float = 0.0,
         micro_batch: int | None = None,
-        as_released: bool = False,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -104,8 +91,6 @@ class TrlStep:
             model.config._name_or_path = self._folder.name
         completions = len(prompts) * text_task.GROUP
         micro_batch = micro_batch or _micro_batch(completions, len(prompts[0]) + text_task.NEW_TOKENS)
-        if not as_released:
-            _score_completions_only()
         config = GRPOConfig(
             **{
                 "output_dir": self._folder.name,
@@ -181,26 +166,25 @@ class TrlStep:
 
 
 def main() -> None:
-    """Runs TRL alone and prints JSON."""
+    """Runs TRL alone; a line of JSON for each step."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trl_step", description=main.__doc__)
     parser.add_argument("--prompt", type=int, default=512, help="tokens in every prompt")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--serve", action="store_true", help="a step for every line on standard input, instead")
     parser.add_argument("--micro-batch", type=int, default=None, help="completions in one pass")
     parser.add_argument("--beta", type=float, default=0.0)
-    parser.add_argument("--memory", action="store_true", help="peak resident memory of this process, too")
-    parser.add_argument("--facts", action="store_true", help="what TRL did in the last step, too")
     args = parser.parse_args()
 
     prompts = text_task.make_prompts(args.prompts, args.prompt, seed=0)
     trl = TrlStep(text_task.make_model(seed=0), prompts, beta=args.beta, micro_batch=args.micro_batch)
-    result: dict[str, Any] = {"seconds": [trl.step() for _ in range(args.steps)]}
-    if args.facts:
-        result["facts"] = trl.facts()
+    steps = Steps(None if args.serve else args.steps)
+    with suppress(Stop):
+        while True:
+            steps.begin()
+            seconds = trl.step()
+            steps.end(seconds, **trl.facts())
     trl.close()
-    if args.memory:
-        result["peak_rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

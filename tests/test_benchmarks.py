@@ -12,41 +12,50 @@ import torch
 
 from benchmarks import omni_step, text_task
 from benchmarks.grpo_step_table import markdown
-from benchmarks.our_step import text_step
+from benchmarks.our_step import text_steps
+from benchmarks.sides import Side, Steps, in_turn
 from benchmarks.work import Decoder, repeated, shared
+from erv_lightning.rl.logprobs import completion_logps
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def test_our_step_samples_every_token_and_trains() -> None:
-    ours = text_step(text_task.make_prompts(2, 16, seed=0))
+def test_our_step_samples_every_token_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = text_steps(text_task.make_prompts(2, 16, seed=0))
     before = [parameter.clone() for parameter in ours.module.make_backbone().trainable()]
-    seconds = ours.step()
-    ours.close()
+    ours.run(Steps(2))
 
-    assert seconds > 0
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(reports) == 2
+    for report in reports:
+        assert 0 < sum(report["parts"].values()) <= report["seconds"]
+        assert report["peak_gb"] > 0
     rows = ours.module.rollouts
     assert [row["tokens"] for row in rows] == [text_task.NEW_TOKENS] * 2 * text_task.GROUP
     assert len({row["reward"] for row in rows}) > 1
     assert any(not torch.equal(a, b) for a, b in zip(before, ours.module.backbone.trainable(), strict=True))
 
 
-@pytest.mark.parametrize("side", ["ours", "naive"])
-def test_either_side_of_the_omni_benchmark_takes_a_step(side: str) -> None:
-    task = omni_step.Task(prompts=1, group=2, new_tokens=4)
-    made, batch = omni_step.make(side, task)
-    assert made.step() > 0
-    made.close()
-    assert batch.input_ids.shape[0] == 1
+def test_two_processes_step_in_turn() -> None:
+    words = ["--prompts", "1", "--group", "2", "--new_tokens", "3"]
+    sides = [Side("benchmarks.omni_step", ["--side", side, *words]) for side in ("ours", "naive")]
+    ticks: list[int] = []
+    pairs = in_turn(*sides, 2, lambda: ticks.append(1))
+    for side in sides:
+        assert set(side.last["parts"]) >= {"generate", "update"}
+        side.close()
+        assert side.process.returncode == 0
+    assert len(pairs) == 2
+    assert len(ticks) == 3  # the warm-up too
+    assert all(seconds > 0 for pair in pairs for seconds in pair)
 
 
 def test_the_naive_step_repeats_the_media_and_asks_for_the_same_log_probabilities() -> None:
     task = omni_step.Task(prompts=2, group=3, new_tokens=5)
     naive, batch = omni_step.make("naive", task)
-    assert isinstance(naive, omni_step.NaiveStep)
+    assert isinstance(naive, omni_step.NaiveSteps)
+    assert len(naive.inputs["input_features"]) == 6
     ids = naive._generate()
-    from erv_lightning.rl.logprobs import completion_logps
-
     backbone = naive.backbone
     ours, _ = completion_logps(backbone, backbone.embed(batch), batch, ids, torch.ones_like(ids, dtype=torch.bool))
     torch.testing.assert_close(naive._logps(ids), ours, atol=1e-4, rtol=1e-4)

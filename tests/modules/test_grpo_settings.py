@@ -178,6 +178,18 @@ def test_gradients_are_scaled_down_to_the_greatest_norm(fit: Fit, most: float | 
     assert length(watch.gradients[0]) == pytest.approx(free if most is None else most, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_the_loss_of_a_first_update_is_worked_out_by_hand_from_advantages_and_lengths(fit: Fit, kind: str) -> None:
+    module, watch = fit(objective=Objective(kind), sampling=Sampling(60), micro_batch_prompts=3, **own("in_turn"))
+    rows, lengths = watch.rows[0], [row["tokens"] for row in watch.rows[0]]
+    assert len(set(lengths)) > 2
+    assert max(lengths) < 60  # all of them have ended
+    # the ratio is 1 and the policy its own reference: a token's loss is −A
+    by = {"grpo": [16 * length for length in lengths], "dapo": [sum(lengths)] * 16, "dr_grpo": [16 * 60] * 16}[kind]
+    expected = sum(-row["advantage"] * row["tokens"] / count for row, count in zip(rows, by, strict=True))
+    assert metric(module, "loss") == pytest.approx(expected, abs=1e-5)
+
+
 # -- groups that teach nothing ------------------------------------------------------------------------------------
 
 SHORT = Sampling(2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -85,4 +86,5 @@ def test_on_cuda_the_device_is_waited_for_before_the_clock_is_read(clock, monkey
 def test_the_resident_set_is_in_kib_on_linux_and_in_bytes_on_macos(platform, gigabytes, monkeypatch):
     monkeypatch.setattr(stopwatch.sys, "platform", platform)
     monkeypatch.setattr(stopwatch.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=2 * 2**20))
+    monkeypatch.setattr(stopwatch, "STATUS", Path("no/such/file"))
     assert stopwatch.peak_memory_gb(torch.device("cpu")) == gigabytes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import grpo_step, rollout
+from benchmarks import grpo_step
 
 
 def main() -> None:
-    rollout.main()
     grpo_step.main([])
 
 

@@ -116,6 +116,16 @@ def test_the_numbers_of_the_table_are_the_measured_ones() -> None:
             assert [float(number) for number in re.findall(r"-?\d\.\d+", cell)] == pytest.approx(expected, abs=5.1e-4)
 
 
+def test_the_speed_table_shows_the_measured_ratios() -> None:
+    table = README.split("<!-- speed:begin -->")[1].split("<!-- speed:end -->")[0]
+    rows = json.loads((ROOT / "benchmarks" / "results" / "grpo_step.json").read_text())["trl"]
+    found = [[float(number) for number in re.findall(r"[\d.]+", line)] for line in table.splitlines() if "×" in line]
+
+    assert [cells[0] for cells in found] == [row["prompt"] for row in rows]
+    for cells, row in zip(found, rows, strict=True):
+        assert cells[1:] == pytest.approx([row["ours_s"], row["theirs_s"], row["ratio"]], abs=0.051)
+
+
 def test_the_explanation_reward_beats_both_other_arms_as_the_readme_claims() -> None:
     arms = json.loads((ROOT / "docs" / "results" / "comparison.json").read_text())["arms"]
     values = {arm["name"]: {key: metric["value"] for key, metric in arm["metrics"].items()} for arm in arms}

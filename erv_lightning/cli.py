@@ -169,11 +169,14 @@ class ErvCLI(LightningCLI):
         Raises:
             ConfigError: a trainer setting that would have no say.
         """
-        trainer, instead = self.settings.trainer, {}
+        trainer = self.settings.trainer
+        instead: dict[str, str] = {}
         if trainer.gradient_clip_val is not None:
             instead["trainer.gradient_clip_val"] = "model.init_args.max_grad_norm"
         if trainer.accumulate_grad_batches != 1:
-            instead["trainer.accumulate_grad_batches"] = "micro_batch_prompts, which changes memory and no number"
+            instead["trainer.accumulate_grad_batches"] = "micro_batch_prompts"
+        if self.settings.data.batch_size is not None:
+            instead["data.batch_size"] = "prompts_per_step (all processes together)"
         if instead:
             raise ConfigError(
                 "; ".join(f"GRPO does not know {key}: set {other} instead" for key, other in instead.items())

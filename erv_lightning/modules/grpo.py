@@ -28,7 +28,7 @@ from erv_lightning.rl.experience import Experience
 from erv_lightning.rl.logprobs import completion_logps
 from erv_lightning.rl.records import rollout_rows, step_metrics
 from erv_lightning.rl.reference import KeptWeights
-from erv_lightning.rl.reward_terms import Completions, ExplanationRule, RewardSum
+from erv_lightning.rl.reward_terms import Completions, ExplanationRule, Rewards, RewardSum
 from erv_lightning.rl.rollout import Rollout, Sampling, keyed_uniforms, rollout
 from erv_lightning.rl.stopwatch import Stopwatch
 from erv_lightning.rl.update import Objective, StepCounts, TokenMeans, micro_batches
@@ -40,8 +40,9 @@ class GRPOModule(PolicyModule):
 
     A training batch is one rollout: `generations_per_prompt` completions for every prompt, scored and weighed against
     each other, then `updates_per_rollout` optimiser steps. The gradient depends neither on `micro_batch_prompts` nor on
-    the number of processes. Optimisation is manual in Lightning's sense: `trainer.max_steps` counts optimiser steps,
-    `trainer.val_check_interval` rollouts; `trainer.gradient_clip_val` and `accumulate_grad_batches` do not apply.
+    the number of processes (unless `resample_groups` has other prompts drawn). Optimisation is manual in Lightning's
+    sense: `trainer.max_steps` counts optimiser steps, `trainer.val_check_interval` rollouts;
+    `trainer.gradient_clip_val` and `accumulate_grad_batches` do not apply.
 
     Args:
         backbone: see `PolicyModule`; starts from the exported SFT policy.
@@ -223,7 +224,7 @@ class GRPOModule(PolicyModule):
         advantages = self._advantages(experience)
         # 3. Updates on the same completions.
         with self.clock("update"):
-            updates = [self._update(experience, advantages) for _ in range(self.updates_per_rollout)]
+            updates = [self._update(experience, advantages) for _ in range(self._updates_left())]
             if self._reference is not None and self.reference_decay is not None:
                 self._reference.follow(self.reference_decay)
         # 4. What others see.
@@ -232,12 +233,24 @@ class GRPOModule(PolicyModule):
         self._report(experience, judged, updates, resampled)
         self.rollouts = rollout_rows(experience, advantages, judged, self.judge.name, rollout_step)
 
+    def _updates_left(self) -> int:
+        """Updates of this rollout; fewer than usual where `trainer.max_steps` ends the run among them."""
+        most = self.trainer.max_steps
+        return self.updates_per_rollout if most < 0 else min(self.updates_per_rollout, most - self.global_step)
+
+    def _idle(self, earned: Rewards) -> Tensor:
+        """(P,), prompts whose completions have nothing to learn from."""
+        if not self.normalise_rewards:
+            return zero_std_groups(earned.total, self.group, earned.applicable)
+        each = [zero_std_groups(part, self.group, ~part.isnan()) for part in earned.parts.values()]
+        return torch.stack(each).all(0)
+
     def _collect(self, batch: ClipBatch) -> tuple[Experience, dict[str, float]]:
         """Completions of the batch's prompts; prompts that teach nothing are replaced, as often as is allowed."""
         experience = self._draw(batch, "0")
         replaced, rounds, silent = 0, 0, list(batch.silent)
         while rounds < self.resample_groups:
-            idle = zero_std_groups(experience.earned.total, self.group, experience.earned.applicable)
+            idle = self._idle(experience.earned)
             # every process goes through the same rounds, whether it needs them or not
             if not self.trainer.strategy.reduce_boolean_decision(bool(idle.any()), all=False):
                 break
@@ -249,7 +262,7 @@ class GRPOModule(PolicyModule):
                 fresh = self.data.draw(int(idle.sum()), key).to(self.device)
             silent += fresh.silent
             other = self._draw(fresh, str(rounds))
-            useful = ~zero_std_groups(other.earned.total, self.group, other.earned.applicable)
+            useful = ~self._idle(other.earned)
             replaced += int(useful.sum())
             # in the order: prompts that teach, new ones that do, and of the rest as many as are missing
             chosen = [*(~idle).nonzero().flatten().tolist(), *idle.nonzero().flatten().tolist()]

@@ -22,10 +22,12 @@ class KeptWeights:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.kept = [parameter.detach().clone() for parameter in self.parameters]
+        self.average: list[Tensor] = []  # the same in float32 at least, once they move: small steps vanish in bfloat16
 
     def to(self, device: torch.device) -> None:
         """Moves what is kept to a device, where the policy has moved too."""
         self.kept = [kept.to(device) for kept in self.kept]
+        self.average = [average.to(device) for average in self.average]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -46,15 +48,24 @@ class KeptWeights:
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """Moves towards the policy: kept = decay · kept + (1 − decay) · now (GRPO-CARE, arXiv 2506.16141)."""
-        for parameter, kept in zip(self.parameters, self.kept, strict=True):
-            kept.lerp_(parameter.detach(), 1 - decay)
+        self.average = self.average or [_wide(kept) for kept in self.kept]
+        for parameter, kept, average in zip(self.parameters, self.kept, self.average, strict=True):
+            average.lerp_(parameter.detach().to(average.dtype), 1 - decay)
+            kept.copy_(average)
 
     def state_dict(self) -> list[Tensor]:
-        """The kept weights."""
-        return self.kept
+        """The kept weights, as exact as they are."""
+        return self.average or self.kept
 
     def load_state_dict(self, state: list[Tensor]) -> None:
         """Takes over kept weights."""
+        self.average = [_wide(kept) for kept in self.kept]
         with torch.no_grad():
-            for kept, saved in zip(self.kept, state, strict=True):
-                kept.copy_(saved)
+            for kept, average, saved in zip(self.kept, self.average, state, strict=True):
+                average.copy_(saved)
+                kept.copy_(average)
+
+
+def _wide(kept: Tensor) -> Tensor:
+    """The tensor itself if it is exact enough for a moving average, else a copy that is."""
+    return kept if kept.dtype in (torch.float32, torch.float64) else kept.float()

@@ -133,7 +133,23 @@ def length(tensors: list[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
+# -- mixed precision ----------------------------------------------------------------------------------------------
+
+
+def test_a_step_in_mixed_precision_samples_and_updates_alike(fit: Fit) -> None:
+    module, watch = fit({"max_steps": 2, "precision": "bf16-mixed"}, sampling=VARIED, **own("in_turn"))
+    assert metric(module, "sampling/logp_difference") < 0.1
+    assert 0 < metric(module, "grad_norm") < math.inf
+    assert any(not torch.equal(*pair) for pair in zip(watch.weights[0], watch.weights[1], strict=True))
+
+
 # -- several updates a rollout ------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_among_the_updates_of_a_rollout_where_its_steps_end(fit: Fit) -> None:
+    module, watch = fit({"max_steps": 3}, updates_per_rollout=2, sampling=Sampling(4), **own("in_turn"))
+    assert module.trainer.global_step == 3
+    assert len(watch.weights) == 2  # rollouts
 
 
 def test_a_second_update_weighs_against_the_log_probabilities_of_the_first(
@@ -147,7 +163,8 @@ def test_a_second_update_weighs_against_the_log_probabilities_of_the_first(
         return loss(counts, objective, logp, old_logp, *args)
 
     monkeypatch.setattr(StepCounts, "loss", spy)
-    module, _ = fit(updates_per_rollout=2, micro_batch_prompts=2, sampling=VARIED, lr=0.003, **own("in_turn"))
+    common: dict[str, Any] = {"updates_per_rollout": 2, "micro_batch_prompts": 2, "sampling": VARIED, "lr": 0.003}
+    module, _ = fit({"max_steps": 2}, **common, **own("in_turn"))
     assert len(calls) == 4  # two halves of the prompts in each update
     for half in (0, 1):
         first, second = calls[half], calls[half + 2]

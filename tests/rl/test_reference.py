@@ -119,3 +119,20 @@ def test_a_models_forward_inside_is_that_of_the_model_as_it_was(prompts: PromptB
     with reference.in_place():
         assert torch.equal(logps(policy), logps(start))
     assert not torch.equal(logps(policy), logps(start))
+
+
+def test_in_bfloat16_many_small_steps_add_up() -> None:
+    policy = network(dtype=torch.bfloat16)
+    reference = KeptWeights(policy.parameters())
+    start = [kept.clone() for kept in reference.kept]
+    now = moved(policy)
+    for _ in range(700):  # each far below what bfloat16 can tell apart
+        reference.follow(0.999)
+    covered = 1 - 0.999**700
+    for kept, before, after in zip(reference.kept, start, now, strict=True):
+        expected = before.float() + covered * (after.float() - before.float())
+        torch.testing.assert_close(kept.float(), expected, atol=0.01, rtol=0.01)
+    other = KeptWeights(network(dtype=torch.bfloat16).parameters())
+    other.load_state_dict([one.clone() for one in reference.state_dict()])
+    assert all(torch.equal(*pair) for pair in zip(other.kept, reference.kept, strict=True))
+    assert all(one.dtype == torch.float32 for one in other.state_dict())

@@ -32,8 +32,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"A Qwen2 of 4 layers of width 128, float32, {task}; one whole step of each in turn: sampling, rewards,",
         "loss, backward, optimiser. Medians; the ratio is the median over the pairs. GB: each process's peak resident",
         "memory. Tokens and GFLOP: what has to go through the decoder, counted (`benchmarks/work.py`).",
-        "TRL is as released, with the settings that were fastest for it (`benchmarks/trl_step.py`): about 20,000",
-        "tokens in a pass, gradients accumulated.",
+        "TRL is as released, with settings chosen for its speed (`benchmarks/trl_step.py`): about 20,000 tokens in a",
+        "pass, gradients accumulated.",
         "",
     ]
     lines += _table(

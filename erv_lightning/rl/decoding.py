@@ -179,10 +179,10 @@ class SharedPrefixDecoder(Decoder):
         ends = torch.tensor([span.stop - 1 for span in layout.prompts], device=device)
         self.logits = backbone.logits(states[ends]).repeat_interleave(group, 0)
         # From the row to one place per prompt, padded on the right.
-        width = max(len(span) for span in layout.prompts)
-        index = torch.tensor([[min(span.start + t, span.stop - 1) for t in range(width)] for span in layout.prompts])
-        seen = torch.tensor([[t < len(span) for t in range(width)] for span in layout.prompts], device=device)
-        index = index.to(device)
+        lengths = torch.tensor([len(span) for span in layout.prompts], device=device)[:, None]
+        place = torch.arange(int(lengths.max()), device=device)
+        seen = place < lengths  # (P, T)
+        index = ends[:, None] - (lengths - 1 - place).clamp(min=0)
         prompts = [
             (self._one_place(one.keys.to(one.values.dtype), index), self._one_place(one.values, index))
             for one in cache.layers

@@ -72,15 +72,13 @@ class PackedRow:
         position_ids: (A, 1, L).
         layout: who stands where.
         states: (K,), the place in the row whose state predicts each completion token.
-        token_ids: (K,), these tokens.
-        place: (K,), where they stand in the flattened (N, C) tokens.
+        place: (K,), where these tokens stand in the flattened (N, C) tokens.
     """
 
     embeds: Tensor
     position_ids: Tensor
     layout: Layout
     states: Tensor
-    token_ids: Tensor
     place: Tensor
 
 
@@ -151,14 +149,12 @@ def pack(
     after = batch.next_position.repeat_interleave(counts) + torch.cat(positions).to(device)
     axes = batch.position_ids.shape[0]
     flat_positions = torch.cat([batch.position_ids.flatten(1), after.expand(axes, -1)], dim=1)
-    where = torch.cat(place).to(device)
     return PackedRow(
         embeds=flat.index_select(0, index)[None],
         position_ids=flat_positions[:, None, index],
         layout=layout,
         states=torch.cat(states).to(device),
-        token_ids=token_ids.flatten()[where],
-        place=where,
+        place=torch.cat(place).to(device),
     )
 
 

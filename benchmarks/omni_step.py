@@ -113,7 +113,9 @@ def make_batch(backbone: QwenOmniBackbone, task: Task) -> PromptBatch:
     for _ in range(task.prompts):
         frames = torch.randint(0, 256, (task.frames, 3, task.size, task.size), dtype=torch.uint8, generator=generator)
         audio = 0.1 * torch.randn(int(task.seconds * SAMPLE_RATE), generator=generator)
-        clip = Clip(frames, audio, SAMPLE_RATE, fps=task.frames / task.seconds, has_audio=True)
+        clip = Clip(
+            frames, audio, SAMPLE_RATE, task.frames / task.seconds, True, task.seconds, tuple(frames.shape[-2:])
+        )
         prompts.append(backbone.encode_prompt("Which emotion is the most obvious?", clip))
     return backbone.collate([str(index) for index in range(task.prompts)], prompts)
 

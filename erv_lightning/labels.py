@@ -21,6 +21,9 @@ _WORDS = (
     ("anxiety", "anxious"),
     ("helplessness", "helpless"),
     ("disappointment", "disappointed"),
+    ("worried", "worry"),
+    ("calm",),
+    ("doubt",),
 )
 
 
@@ -81,8 +84,9 @@ def _synonyms(names: tuple[str, ...]) -> dict[str, str]:
     return {word: name for name in names for words in _WORDS if name in words for word in words if word != name}
 
 
-def _space(name: str, *names: str) -> LabelSpace:
-    return LabelSpace(name, names, _synonyms(names), names.index("neutral"))
+def _space(name: str, *names: str, **more: str) -> LabelSpace:
+    """A space with the synonyms that `_WORDS` has for its names, and `more` of its own: word → name."""
+    return LabelSpace(name, names, {**_synonyms(names), **more}, names.index("neutral"))
 
 
 DFEW = _space("dfew", "happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -101,7 +105,18 @@ MAFW = _space(
     "disappointment",
 )
 
-_SPACES: dict[str, LabelSpace] = {space.name: space for space in (DFEW, MAFW)}
+_WORRY = {"anxiety": "worried", "anxious": "worried"}  # the sets that have "worried" have no "anxiety" beside it
+
+EMER = _space("emer", "angry", "happy", "anxiety", "sad", "surprise", "neutral", worried="anxiety", worry="anxiety")
+MER2023 = _space("mer2023", "neutral", "angry", "happy", "sad", "worried", "surprise", **_WORRY)  # MER2024 too
+MERR = _space("merr", "neutral", "happy", "angry", "worried", "surprise", "sad", "fear", "doubt", "contempt", **_WORRY)
+RAVDESS = _space("ravdess", "neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+CREMAD = _space("cremad", "angry", "disgust", "fear", "happy", "neutral", "sad")
+MELD = _space("meld", "anger", "joy", "sadness", "neutral", "disgust", "fear", "surprise")
+
+_SPACES: dict[str, LabelSpace] = {
+    space.name: space for space in (DFEW, MAFW, EMER, MER2023, MERR, RAVDESS, CREMAD, MELD)
+}
 
 
 def get_label_space(name: str) -> LabelSpace:
@@ -169,6 +184,10 @@ _TO_GOEMOTIONS = {
     "helplessness": "grief",
     "disappointment": "disappointment",
     "contempt": "disapproval",
+    # beyond the method's table, for other data sets
+    "worried": "nervousness",
+    "calm": "relief",
+    "doubt": "confusion",
 }
 _GOEMOTIONS_INDEX = {word: GOEMOTIONS.index(_TO_GOEMOTIONS[words[0]]) for words in _WORDS for word in words}
 
@@ -176,7 +195,7 @@ _GOEMOTIONS_INDEX = {word: GOEMOTIONS.index(_TO_GOEMOTIONS[words[0]]) for words 
 def goemotions_index(name: str) -> int:
     """The position in `GOEMOTIONS` that the method takes for an emotion of DFEW or MAFW (method: stage 2).
 
-    Other words for these emotions lead to the same place (``happy`` as ``happiness``). Raises ValueError,
+    For emotions of other data sets it is our choice. Other words for these emotions lead to the same place (``happy`` as ``happiness``). Raises ValueError,
     naming the emotions that have a place, for any other.
     """
     index = _GOEMOTIONS_INDEX.get(_plain(name))

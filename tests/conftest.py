@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from erv_lightning.data.datamodule import ClipDataModule, labelled_sentences
 from erv_lightning.data.encode import write_mp4
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.judges import GrammarJudge
@@ -110,7 +110,7 @@ def prompts(backbone: QwenOmniBackbone, clips: SyntheticClips) -> PromptBatch:
     questions = ["Which emotion?", "Which emotion is the most obvious to you in this clip, and why?", "What?"]
     encoded = []
     for sample, question in zip(clips.samples("val"), questions, strict=False):
-        clip = load_clip(sample.clip, num_frames=4, size=(56, 56))
+        clip = load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56)))
         encoded.append(backbone.encode_prompt(question, clip))
     return backbone.collate(["first", "second", "third"], encoded)
 

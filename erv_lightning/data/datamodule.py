@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from erv_lightning.data.media import Clip, load_clip
+from erv_lightning.data.media import Clip, MediaSettings, load_clip
 from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.data.sampler import EpochSampler
 from erv_lightning.labels import LabelSpace, get_label_space
@@ -105,8 +105,8 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
 class _ClipDataset(Dataset[tuple[Sample, Any, bool]]):
     """Decodes and encodes one clip an item; keeps the result where memory allows."""
 
-    def __init__(self, samples: list[Sample], encoder: PromptEncoder, decode: dict[str, Any], keep: bool) -> None:
-        self.samples, self.encoder, self.decode = samples, encoder, decode
+    def __init__(self, samples: list[Sample], encoder: PromptEncoder, media: MediaSettings, keep: bool) -> None:
+        self.samples, self.encoder, self.media = samples, encoder, media
         self.kept: dict[int, tuple[Sample, Any, bool]] | None = {} if keep else None
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class _ClipDataset(Dataset[tuple[Sample, Any, bool]]):
         if self.kept is not None and index in self.kept:
             return self.kept[index]
         sample = self.samples[index]
-        clip = load_clip(sample.clip, record=sample.record or sample.id, **self.decode)
+        clip = load_clip(sample.clip, self.media, audio=sample.audio, record=sample.record or sample.id)
         item = (sample, self.encoder.encode_prompt(sample.question, clip), clip.has_audio)
         if self.kept is not None:
             self.kept[index] = item
@@ -287,13 +287,13 @@ class ClipDataModule(L.LightningDataModule):
         if self.encoder is None:
             raise ValueError("data.unit is 'clips' but no policy has set an encoder: is this a verifier's config?")
         if part not in self._datasets or self._datasets[part].encoder is not self.encoder:
-            decode = {
-                "num_frames": self.num_frames,
-                "size": self.frame_size,
-                "sample_rate": self.sample_rate,
-                "max_seconds": min(self.max_seconds, self.encoder.max_audio_seconds),
-            }
-            self._datasets[part] = _ClipDataset(self.samples(part), self.encoder, decode, self.keep_in_memory)
+            media = MediaSettings(
+                num_frames=self.num_frames,
+                frame_size=self.frame_size,
+                sample_rate=self.sample_rate,
+                max_seconds=min(self.max_seconds, self.encoder.max_audio_seconds),
+            )
+            self._datasets[part] = _ClipDataset(self.samples(part), self.encoder, media, self.keep_in_memory)
         dataset = self._datasets[part]
         return dataset, dataset.collate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -19,23 +19,55 @@ class ClipError(ValueError):
     """A clip that cannot be used; the message names the file, the record it came from and the way out."""
 
 
+@dataclass(frozen=True)
+class MediaSettings:
+    """What is read of a clip, and how.
+
+    Attributes:
+        num_frames: frames a clip, at the mid-points of equal segments; with `fps`, at most so many.
+        fps: frames per second of the clip instead; null for `num_frames` of every clip.
+        frame_size: height and width in pixels; null for the clip's own.
+        max_pixels: larger frames are scaled down to so many pixels (height × width), their shape kept; null: no limit.
+        sample_rate: of the audio, in Hz.
+        max_seconds: audio beyond is cut.
+        folder_fps: frames per second that a folder of frames was taken at.
+        decoder: ``auto`` is torchcodec where it and FFmpeg are installed, PyAV otherwise; frames are the same.
+        video, audio: whether it is read at all.
+    """
+
+    num_frames: int = 8
+    fps: float | None = None
+    frame_size: tuple[int, int] | None = None
+    max_pixels: int | None = None
+    sample_rate: int = 16000
+    max_seconds: float = 30.0
+    folder_fps: float = 25.0
+    decoder: Literal["auto", "torchcodec", "pyav"] = "auto"
+    video: bool = True
+    audio: bool = True
+
+
 @dataclass
 class Clip:
     """A decoded clip.
 
     Attributes:
-        frames: uint8, (T, 3, H, W), in time order.
-        audio: float32, (S,), mono in [−1, 1]; silence where the clip has no audio track.
+        frames: uint8, (T, 3, H, W), in time order; None where the video is not read.
+        audio: float32, (S,), mono in [−1, 1]; silence where the clip has no audio track, None where it is not read.
         sample_rate: of the audio, in Hz.
         fps: frames per second of `frames`: T over the clip's duration.
         has_audio: whether the clip has an audio track.
+        duration: of the clip, in seconds.
+        size: height and width of the clip's own frames, in pixels; (0, 0) where the video is not read.
     """
 
-    frames: Tensor
-    audio: Tensor
+    frames: Tensor | None
+    audio: Tensor | None
     sample_rate: int
     fps: float
     has_audio: bool
+    duration: float
+    size: tuple[int, int]
 
 
 def frame_indices(available: int, wanted: int) -> list[int]:
@@ -48,27 +80,22 @@ def frame_indices(available: int, wanted: int) -> list[int]:
 
 
 def load_clip(
-    path: str | Path,
-    *,
-    num_frames: int,
-    size: tuple[int, int] | None = None,
-    sample_rate: int = 16000,
-    max_seconds: float = 30.0,
-    record: str = "",
+    source: str | Path | bytes, settings: MediaSettings = MediaSettings(), *, audio: str = "", record: str = ""
 ) -> Clip:
-    """Decodes `num_frames` frames and the audio of a clip.
+    """Decodes the frames and the audio of a clip.
 
     Args:
-        path: the media file.
-        num_frames: T.
-        size: height and width in pixels; None keeps the clip's own.
-        sample_rate: of the audio, in Hz.
-        max_seconds: audio beyond is cut.
+        source: the media file, a folder of frames, or a media file's content.
+        settings: what is read.
+        audio: a separate sound file; "" for the clip's own sound.
         record: the annotation that names the clip, for error messages.
 
     Raises:
         ClipError: a missing, unreadable or empty file, or one without a video stream.
     """
+    path = source
+    assert not isinstance(path, bytes)
+    num_frames, size, sample_rate = settings.num_frames, settings.frame_size, settings.sample_rate
     origin = f" (from {record})" if record else ""
     if not Path(path).is_file():
         what = "is a folder, not a clip" if Path(path).is_dir() else "does not exist"
@@ -81,7 +108,7 @@ def load_clip(
                 raise ClipError(f"clip {str(path)!r}{origin} has no video stream: take the record out")
             frames, duration = _read_frames(container, num_frames)
         with av.open(str(path)) as container:
-            audio = _read_audio(container, sample_rate) if container.streams.audio else None
+            sound = _read_audio(container, sample_rate) if container.streams.audio else None
     except (av.FFmpegError, OSError, EOFError) as error:
         raise ClipError(
             f"clip {str(path)!r}{origin} cannot be decoded ({error}): is the file complete? Fetch it again, or take "
@@ -90,14 +117,16 @@ def load_clip(
     if not frames:
         raise ClipError(f"clip {str(path)!r}{origin} holds no frames: fetch it again, or take the record out")
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
-    if size is not None and tuple(pixels.shape[-2:]) != tuple(size):
+    own = (pixels.shape[-2], pixels.shape[-1])
+    if size is not None and own != tuple(size):
         pixels = video_functional.resize(pixels, list(size), antialias=True)
-    length = round(min(duration, max_seconds) * sample_rate)
+    length = round(min(duration, settings.max_seconds) * sample_rate)
     # AAC begins with priming samples and ends on a whole packet: the picture's duration is the truth.
     wave = torch.zeros(length)
-    if audio is not None:
-        wave[: len(audio)] = audio[:length]
-    return Clip(pixels.contiguous(), wave, sample_rate, num_frames / max(duration, 1e-6), audio is not None)
+    if sound is not None:
+        wave[: len(sound)] = sound[:length]
+    fps = num_frames / max(duration, 1e-6)
+    return Clip(pixels.contiguous(), wave, sample_rate, fps, sound is not None, duration, own)
 
 
 def _is_cut_off(path: Path) -> bool:

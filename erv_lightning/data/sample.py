@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 QUESTION = (
@@ -21,7 +22,7 @@ class Sample:
     Attributes:
         id: unique within its data set.
         dataset: name of the data set, e.g. ``dfew``.
-        clip: path of the media file.
+        clip: path of the media file, or of a folder of frames.
         question: what the policy is asked.
         label_space: name of the label space, see `erv_lightning.labels.get_label_space`.
         label: the true emotion, a name of that space.
@@ -31,6 +32,7 @@ class Sample:
             None where nobody labelled it. Empty where no sentence is labelled.
         subtitle: what is said in the clip, "" if unknown.
         fold: cross-validation fold, None if the data set has none.
+        audio: path of a separate sound file, "" where the clip holds its own sound or has none.
         record: where this sample was read, e.g. ``train.jsonl:12``; named in every error about it.
     """
 
@@ -45,6 +47,7 @@ class Sample:
     sentence_labels: tuple[tuple[str, ...] | None, ...] = ()
     subtitle: str = ""
     fold: int | None = None
+    audio: str = ""
     record: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -58,6 +61,19 @@ class Sample:
         return cls(**{**row, "sentence_labels": labels})
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a data set's authors report of one part of it.
+
+    Attributes:
+        clips: how many there are.
+        per_label: how many of each label; empty where nobody reported them.
+    """
+
+    clips: int
+    per_label: Mapping[str, int] = field(default_factory=dict)
+
+
 class ClipSource(ABC):
     """A data set: where its samples come from. One subclass per data set, one file each in `data/readers/`."""
 
@@ -67,3 +83,7 @@ class ClipSource(ABC):
     @abstractmethod
     def samples(self, split: str) -> list[Sample]:
         """All samples of a split, in a fixed order. Raises ValueError for a split the source does not have."""
+
+    def published(self, splits: Sequence[str]) -> Published | None:
+        """What its authors report of these splits together, e.g. ``("train", "val")``; None where nothing is known."""
+        return None

@@ -129,6 +129,8 @@ class QwenOmniBackbone(Backbone):
 
     def encode_prompt(self, question: str, clip: Clip) -> PromptFeatures:
         """Chat template, media features and rope positions of one clip and its question."""
+        assert clip.frames is not None
+        assert clip.audio is not None
         content = [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": question}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

@@ -90,7 +90,9 @@ def test_clips_kept_in_memory_are_decoded_once(
 ) -> None:
     decoded: list[str] = []
     own = datamodule.load_clip
-    monkeypatch.setattr(datamodule, "load_clip", lambda path, **how: (decoded.append(path), own(path, **how))[1])
+    monkeypatch.setattr(
+        datamodule, "load_clip", lambda path, *how, **more: (decoded.append(path), own(path, *how, **more))[1]
+    )
     for keep, times in ((True, 7), (False, 14)):
         decoded.clear()
         made = make_data(keep_in_memory=keep)

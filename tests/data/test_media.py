@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erv_lightning.data.encode import write_mp4
-from erv_lightning.data.media import ClipError, frame_indices, load_clip
+from erv_lightning.data.media import ClipError, MediaSettings, frame_indices, load_clip
 
 RAMP = [20 * index for index in range(12)]  # grey of each frame of `ramp_clip`
 
 
 def brightness(path: Path, num_frames: int) -> list[int]:
     """The index of each loaded frame, read from its grey."""
-    frames = load_clip(path, num_frames=num_frames).frames
+    frames = load_clip(path, MediaSettings(num_frames=num_frames)).frames
     return [round(float(frame.float().mean()) / 20) for frame in frames]
 
 
@@ -35,36 +35,36 @@ def write_audio_only(path: Path) -> None:
 
 
 def test_a_clip_has_its_frames_sound_and_rates(ramp_clip: Path) -> None:
-    clip = load_clip(ramp_clip, num_frames=4, size=(16, 24))
+    clip = load_clip(ramp_clip, MediaSettings(num_frames=4, frame_size=(16, 24)))
     assert clip.frames.shape == (4, 3, 16, 24)
     assert clip.frames.dtype == torch.uint8
     assert clip.audio.shape == (16000,)
     assert clip.audio.dtype == torch.float32
     assert (clip.sample_rate, clip.fps, clip.has_audio) == (16000, 4.0, True)
-    assert load_clip(ramp_clip, num_frames=1).frames.shape == (1, 3, 32, 48)
+    assert load_clip(ramp_clip, MediaSettings(num_frames=1)).frames.shape == (1, 3, 32, 48)
 
 
 def test_decoded_sound_is_the_sound_that_was_written(ramp_clip: Path) -> None:
     # in step to the sample: AAC's priming samples must not delay it
     wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     inner = slice(2048, -2048)
-    heard = load_clip(ramp_clip, num_frames=1).audio.numpy()
+    heard = load_clip(ramp_clip, MediaSettings(num_frames=1)).audio.numpy()
     assert np.abs(heard - wanted)[inner].max() < 0.02
 
 
 def test_sound_is_resampled_cut_and_padded_to_the_pictures_duration(tmp_path: Path, ramp_clip: Path) -> None:
-    assert load_clip(ramp_clip, num_frames=1, sample_rate=8000).audio.shape == (8000,)
-    assert load_clip(ramp_clip, num_frames=1, max_seconds=0.25).audio.shape == (4000,)
+    assert load_clip(ramp_clip, MediaSettings(num_frames=1, sample_rate=8000)).audio.shape == (8000,)
+    assert load_clip(ramp_clip, MediaSettings(num_frames=1, max_seconds=0.25)).audio.shape == (4000,)
     frames = np.zeros((24, 16, 16, 3), np.uint8)
     for seconds in (0.5, 3.0):
         tone = np.full(round(16000 * seconds), 0.25, np.float32)
         write_mp4(tmp_path / "tone.mp4", frames, tone, 12, 16000)
-        assert load_clip(tmp_path / "tone.mp4", num_frames=2).audio.shape == (32000,)
+        assert load_clip(tmp_path / "tone.mp4", MediaSettings(num_frames=2)).audio.shape == (32000,)
 
 
 def test_a_clip_without_an_audio_track_is_silent_and_says_so(tmp_path: Path) -> None:
     write_mp4(tmp_path / "mute.mp4", np.zeros((6, 16, 16, 3), np.uint8), None, 12, 16000)
-    clip = load_clip(tmp_path / "mute.mp4", num_frames=2)
+    clip = load_clip(tmp_path / "mute.mp4", MediaSettings(num_frames=2))
     assert not clip.has_audio
     assert clip.audio.shape == (8000,)
     assert not clip.audio.any()
@@ -142,7 +142,7 @@ def test_a_bad_clip_is_one_line_with_its_path_its_record_and_the_way_out(
     path = tmp_path / "bad.mp4"
     make(path, ramp_clip)
     with pytest.raises(ClipError) as caught:
-        load_clip(path, num_frames=4, size=(16, 16), record="train.jsonl:12")
+        load_clip(path, MediaSettings(num_frames=4, frame_size=(16, 16)), record="train.jsonl:12")
     message = str(caught.value)
     assert said in message
     assert str(path) in message
@@ -156,12 +156,12 @@ def test_a_clip_cut_off_within_its_index_is_refused(tmp_path: Path, ramp_clip: P
     second_track = content.rindex(b"trak")  # the index stands at the file's end, the audio track last in it
     (tmp_path / "cut.mp4").write_bytes(content[: second_track + 4])
     with pytest.raises(ClipError):
-        load_clip(tmp_path / "cut.mp4", num_frames=1)
+        load_clip(tmp_path / "cut.mp4", MediaSettings(num_frames=1))
 
 
 def test_an_unreadable_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match=r"nowhere\.mp4' does not exist"):
-        load_clip(tmp_path / "nowhere.mp4", num_frames=1)
+        load_clip(tmp_path / "nowhere.mp4", MediaSettings(num_frames=1))
 
 
 # -- writing ------------------------------------------------------------------------------------------------------

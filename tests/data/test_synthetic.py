@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from erv_lightning.data.grammar import is_taught, read_emotion
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.data.sample import Sample
 from erv_lightning.data.synthetic import EXPRESSION, render
@@ -242,7 +242,10 @@ class Classifiers:
 
 
 def _features(samples: list[Sample]) -> tuple[Array, Array, NDArray[np.str_]]:
-    clips = [load_clip(sample.clip, num_frames=4, size=(28, 28), record=sample.record) for sample in samples]
+    clips = [
+        load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(28, 28)), record=sample.record)
+        for sample in samples
+    ]
     grey = np.stack([clip.frames.double().mean(1).numpy() for clip in clips])
     seen = np.concatenate([grey, grey[:, -1:] - grey[:, :1]], 1).reshape(len(clips), -1)  # frames, and what moved
     heard = np.stack([_sound_statistics(clip.audio.numpy(), clip.sample_rate) for clip in clips])

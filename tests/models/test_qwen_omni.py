@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from erv_lightning.data.encode import write_mp4
-from erv_lightning.data.media import Clip, load_clip
+from erv_lightning.data.media import Clip, MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.data.sample import Sample
 from erv_lightning.models import QwenOmniBackbone
@@ -27,7 +27,7 @@ QUESTIONS = ["Which emotion?", "Which emotion is the most obvious to you in this
 
 
 def decode(sample: Sample) -> Clip:
-    return load_clip(sample.clip, num_frames=4, size=(56, 56))
+    return load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56)))
 
 
 def hugging_face(backbone: QwenOmniBackbone, question: str, clip: Clip) -> Tensor:
@@ -92,7 +92,7 @@ def test_padding_changes_no_logits(backbone: QwenOmniBackbone, clips: SyntheticC
     write_mp4(tmp_path / "short.mp4", pictures, short.normal(0, 0.1, 8000).astype(np.float32), 12, 16000)
     media = [
         decode(clips.samples("val")[0]),
-        load_clip(tmp_path / "short.mp4", num_frames=8),
+        load_clip(tmp_path / "short.mp4", MediaSettings(num_frames=8)),
         decode(clips.samples("val")[1]),
     ]
     prompts = [backbone.encode_prompt(question, clip) for question, clip in zip(QUESTIONS, media, strict=True)]

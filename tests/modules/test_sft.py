@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.judges import GrammarJudge
 from erv_lightning.models import QwenOmniBackbone
@@ -36,7 +36,7 @@ def nll_alone(backbone: QwenOmniBackbone, batch: ClipBatch) -> tuple[float, int]
     """Summed negative log-likelihood of each response and its number of tokens, by Hugging Face's forward."""
     total, count = 0.0, 0
     for sample in batch.samples:
-        clip = load_clip(sample.clip, num_frames=4, size=(56, 56))
+        clip = load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56)))
         prompt = backbone.encode_prompt(sample.question, clip)
         text = f"<think>{sample.explanation}</think>\n<answer>{sample.label}</answer>"
         response = torch.tensor([*backbone.tokenize(text), backbone.eos_token_id])

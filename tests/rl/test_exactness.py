@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRMSNorm
 
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import LoraSpec, PromptBatch, PromptFeatures
@@ -79,7 +79,7 @@ def encoded(backbone: QwenOmniBackbone, clips: SyntheticClips) -> list[PromptFea
     """Four clips and questions in three lengths: the parts of a row that are of one length go together."""
     prompts = []
     for sample, (question, frames, heard, _) in zip(clips.samples("val"), PROMPTS, strict=False):
-        clip = load_clip(sample.clip, num_frames=4, size=(56, 56))
+        clip = load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56)))
         cut = dataclasses.replace(clip, frames=clip.frames[:frames], audio=clip.audio[:heard])
         prompts.append(backbone.encode_prompt(question, cut))
     assert len({len(prompt.input_ids) for prompt in prompts}) == 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import PromptBatch
@@ -36,7 +36,9 @@ def test_log_probabilities_and_entropies_are_those_of_each_row_alone_in_hugging_
     suppress: bool,
 ) -> None:
     ids, mask = completions
-    loaded = [load_clip(sample.clip, num_frames=4, size=(56, 56)) for sample in clips.samples("val")[:3]]
+    loaded = [
+        load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56))) for sample in clips.samples("val")[:3]
+    ]
     encoded = [
         backbone.encode_prompt("What is it?" * count, clip) for count, clip in zip((1, 3, 2), loaded, strict=True)
     ]

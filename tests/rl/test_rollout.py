@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from erv_lightning.data.media import load_clip
+from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import PromptBatch
@@ -59,7 +59,7 @@ def logps(backbone: QwenOmniBackbone, batch: PromptBatch, drawn: Rollout, temper
 def test_greedy_is_hugging_faces_generate_token_for_token(policy: QwenOmniBackbone, clips: SyntheticClips) -> None:
     ended = 0
     for sample, question in zip(clips.samples("val"), QUESTIONS, strict=False):
-        clip = load_clip(sample.clip, num_frames=4, size=(56, 56))
+        clip = load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56)))
         batch = policy.collate([sample.id], [policy.encode_prompt(question, clip)])
         drawn = draw(policy, batch, 1, temperature=0.0, max_new_tokens=70)
         generated = policy.model.generate(
@@ -155,7 +155,9 @@ def test_prompts_of_different_length_answer_as_each_alone_and_a_groups_rows_stan
 ) -> None:
     encoded = []
     for sample, question in zip(clips.samples("test"), QUESTIONS, strict=False):
-        encoded.append(policy.encode_prompt(question, load_clip(sample.clip, num_frames=4, size=(56, 56))))
+        encoded.append(
+            policy.encode_prompt(question, load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56))))
+        )
     assert len({len(prompt.input_ids) for prompt in encoded}) == 3
     sampling: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 60}
     together = draw(policy, policy.collate(["a", "b", "c"], encoded), 2, **sampling)
@@ -236,7 +238,9 @@ def test_a_completion_depends_on_its_own_numbers_whatever_else_is_in_the_batch(
 ) -> None:
     encoded = []
     for sample, question in zip(clips.samples("test"), QUESTIONS, strict=False):
-        encoded.append(policy.encode_prompt(question, load_clip(sample.clip, num_frames=4, size=(56, 56))))
+        encoded.append(
+            policy.encode_prompt(question, load_clip(sample.clip, MediaSettings(num_frames=4, frame_size=(56, 56))))
+        )
     sampling, names = Sampling(max_new_tokens=60, temperature=1.3), ["a", "b", "c"]
 
     def said(which: list[int], group: int = 4) -> list[list[int]]:

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from erv_lightning.data.readers.files import known_label, raise_problems
 from erv_lightning.data.sample import QUESTION, ClipSource, Sample
-from erv_lightning.labels import LabelSpace, get_label_space
+from erv_lightning.labels import get_label_space
 from erv_lightning.text import split_sentences
-
-SHOWN = 10  # problems listed in one error
 
 
 class JsonlClips(ClipSource):
@@ -54,9 +53,7 @@ class JsonlClips(ClipSource):
                 samples[sample.id] = sample
             except ValueError as error:
                 problems.append(f"{path}:{number}: {error}")
-        if problems:
-            more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-            raise ValueError("; ".join(problems[:SHOWN]) + more)
+        raise_problems(problems)
         return list(samples.values())
 
     def _sample(self, row: Any, split: str, record: str) -> Sample:
@@ -78,22 +75,25 @@ class JsonlClips(ClipSource):
             clip=str(self.root / row["clip"]),
             question=row.get("question", self.question),
             label_space=space.name,
-            label=_known(space, row["label"]),
+            label=known_label(space, row["label"]),
             split=split,
             explanation=row.get("explanation", ""),
             sentence_labels=tuple(
-                None if labels is None else tuple(_known(space, label) for label in labels)
+                None if labels is None else tuple(known_label(space, label) for label in labels)
                 for labels in sentence_labels
             ),
             subtitle=row.get("subtitle", ""),
             fold=row.get("fold"),
+            audio=str(self.root / row["audio"]) if row.get("audio") else "",
             record=record,
         )
 
 
 def _check_types(row: dict[str, Any]) -> None:
     wrong = [
-        key for key in ("question", "label_space", "explanation", "subtitle") if not isinstance(row.get(key, ""), str)
+        key
+        for key in ("question", "label_space", "explanation", "subtitle", "audio")
+        if not isinstance(row.get(key, ""), str)
     ]
     wrong += ["fold"] if not isinstance(row.get("fold", 0), int) else []
     labels = row.get("sentence_labels", [])
@@ -102,11 +102,3 @@ def _check_types(row: dict[str, Any]) -> None:
         wrong.append("sentence_labels")
     if wrong:
         raise ValueError(f"values of a wrong type under {wrong}")
-
-
-def _known(space: LabelSpace, label: str) -> str:
-    """The space's own name for a label."""
-    index = space.id(label)
-    if index < 0:
-        raise ValueError(f"label {label!r} is not in the label space {space.name!r}: {', '.join(space.names)}")
-    return space.names[index]

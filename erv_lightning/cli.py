@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from erv_lightning import config_files
+from erv_lightning.callbacks.bad_clips import BadClipLog
 from erv_lightning.callbacks.export import ExportBest
 from erv_lightning.callbacks.guard import NonFiniteGuard
 from erv_lightning.callbacks.interrupt import SaveOnInterrupt
@@ -246,12 +247,15 @@ class ErvCLI(LightningCLI):
             RolloutLog(self.run.path / "rollouts.jsonl"),
             LearningWatch(),
             DecodeClock(),
+            BadClipLog(self.run.path / "bad_clips.jsonl"),
             self.interrupt,  # after the logs: it may end the run
             PredictionWriter(self.run),
             ExportBest(self.run),
         ]
         if self.subcommand != "fit" or trainer.get("fast_dev_run"):
             callbacks = [PredictionWriter(self.run)]
+        if self.subcommand != "fit" and not trainer.get("fast_dev_run"):
+            callbacks.append(BadClipLog(self.run.path / "bad_clips.jsonl"))
         own = trainer.get("callbacks") or []
         own = own if isinstance(own, list) else [own]
         return super().instantiate_trainer(

@@ -195,8 +195,8 @@ _GOEMOTIONS_INDEX = {word: GOEMOTIONS.index(_TO_GOEMOTIONS[words[0]]) for words 
 def goemotions_index(name: str) -> int:
     """The position in `GOEMOTIONS` that the method takes for an emotion of DFEW or MAFW (method: stage 2).
 
-    For emotions of other data sets it is our choice. Other words for these emotions lead to the same place (``happy`` as ``happiness``). Raises ValueError,
-    naming the emotions that have a place, for any other.
+    For emotions of other data sets it is our choice. Other words for these emotions lead to the same place
+    (``happy`` as ``happiness``). Raises ValueError, naming the emotions that have a place, for any other.
     """
     index = _GOEMOTIONS_INDEX.get(_plain(name))
     if index is None:

@@ -63,20 +63,23 @@ def test_the_example_reward_can_be_named_in_a_config_and_added_up(
 
 
 def test_the_example_data_set_reads_a_folder(tmp_path: Path) -> None:
-    (code,) = blocks("How to add a data set", "python")
-    for name in ("1001_DFA_ANG_XX.flv", "1010_DFA_HAP_HI.flv", "1002_IEO_SAD_LO.flv"):
+    (code,), (overlay,) = blocks("How to add a data set", "python"), blocks("How to add a data set", "yaml")
+    for name in ("DC/sa07.avi", "DC/sa08.avi", "JE/su09.avi", "JK/su15.avi", "KL/h02.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     scope: dict[str, Any] = {}
     exec(code, scope)
-    source: ClipSource = scope["CremaD"](str(tmp_path))
+    source: ClipSource = scope["Savee"](str(tmp_path), holdout=0.5)
     found = {split: [(s.id, s.label) for s in source.samples(split)] for split in ("train", "val", "test")}
 
-    assert found == {
-        "train": [("1002_IEO_SAD_LO", "sad")],
-        "val": [("1001_DFA_ANG_XX", "angry")],
-        "test": [("1010_DFA_HAP_HI", "happy")],
-    }
+    assert found["test"] == [("KL_h02", "happy")]
+    assert [label for _, label in found["train"]] == [label for _, label in found["val"]] == ["sad", "surprise"]
+    assert {id_ for id_, _ in found["train"] + found["val"]} == {"DC_sa07", "DC_sa08", "JE_su09", "JK_su15"}
     assert all(DFEW.id(label) >= 0 for label in scope["LABELS"].values())
+    assert yaml.safe_load(overlay)["data"]["source"]["class_path"] == "erv_lightning.data.readers.Savee"
+    (tmp_path / "DC" / "x01.avi").touch()
+    with pytest.raises(ValueError, match=r"DC/x01\.avi: no 'x'"):
+        source.samples("train")
 
 
 def test_every_dependency_has_its_reason_and_no_other_is_listed() -> None:
@@ -85,10 +88,14 @@ def test_every_dependency_has_its_reason_and_no_other_is_listed() -> None:
         *project["dependencies"],
         *(spec for extra in project["optional-dependencies"].values() for spec in extra),
     ]
+    declared = [spec for spec in declared if not spec.startswith("erv-lightning[")]  # an extra in another
     section = CONTRIBUTING.split("## Dependencies\n")[1]
     cells = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
     listed = [
-        name for cell in cells for name in cell.split(", ") if name not in {"runtime", "development", "benchmarks"}
+        name
+        for cell in cells
+        for name in cell.split(", ")
+        if name not in {"runtime", "optional", "development", "benchmarks"}
     ]
 
     assert sorted(listed) == sorted(re.split(r"[<>=]", spec)[0] for spec in declared)
@@ -154,6 +161,6 @@ def test_the_paper_index_names_code_that_exists() -> None:
 def test_the_overlays_that_the_docs_name_exist() -> None:
     for page in ("CONTRIBUTING.md", "docs/paper_index.md", "docs/data.md", "docs/architecture.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
-        named = set(re.findall(r"\b(configs/[\w/]+\.yaml)", text)) - {"configs/data/cremad.yaml"}  # the example's
+        named = set(re.findall(r"\b(configs/[\w/]+\.yaml)", text)) - {"configs/data/savee.yaml"}  # the example's
         named |= {f"configs/{name}" for name in re.findall(r"overlay `([\w/]+\.yaml)`", text)}
         assert not [name for name in sorted(named) if not (ROOT / name).is_file()], page

@@ -19,12 +19,10 @@ import erv_lightning
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-BENCHMARKS = [
-    Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]
-]  # only `make bench` installs them
-DECLARED = RUNTIME + DEVELOPMENT + BENCHMARKS
-NOT_OURS = {"torchcodec", "tensorboard", "sounddevice", "deepspeed"}  # of other people's extras
+EXTRAS = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
+EXTRAS = [requirement for requirement in EXTRAS if requirement.name != PROJECT["name"]]  # an extra in another
+DECLARED = RUNTIME + EXTRAS
+NOT_OURS = {"tensorboard", "sounddevice", "deepspeed"}  # of other people's extras
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +32,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def optional() -> tuple[set[str], set[str]]:
     """Top-level modules and distributions that only the extras bring."""
     runtime = {canonicalize_name(requirement.name) for requirement in RUNTIME}
-    extras = {canonicalize_name(requirement.name) for requirement in DEVELOPMENT + BENCHMARKS} - runtime
+    extras = {canonicalize_name(requirement.name) for requirement in EXTRAS} - runtime
     owners = importlib.metadata.packages_distributions()
     modules = {module for module, names in owners.items() if {canonicalize_name(name) for name in names} <= extras}
     return modules, extras
@@ -139,7 +137,7 @@ def test_everything_pinned_is_there_for_something_that_we_depend_on() -> None:
         unread += names - wanted
         wanted |= names
     unexplained = pins - wanted
-    if not all(installed(requirement.name) for requirement in BENCHMARKS):
+    if not all(installed(requirement.name) for requirement in EXTRAS):  # `make install` leaves out the benchmarks'
         unexplained = {name for name in unexplained if installed(name)}  # the others may be what they depend on
 
     assert unexplained == set()

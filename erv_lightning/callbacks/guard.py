@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
-from erv_lightning.data.datamodule import ClipBatch, SentenceBatch
+from erv_lightning.data.clips import ClipBatch
+from erv_lightning.data.datamodule import SentenceBatch
 
 
 class NonFiniteGuard(L.Callback):

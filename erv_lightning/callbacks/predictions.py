@@ -40,8 +40,8 @@ class PredictionWriter(L.Callback):
             dist.all_gather_object(shards, module.rows)
         if not trainer.is_global_zero:
             return
-        # Rank r holds samples r, r + world, …: reading the shards in turn restores the order.
-        rows = [shard[i] for i in range(len(shards[0])) for shard in shards if i < len(shard)]
+        order = {(sample.dataset, sample.id): place for place, sample in enumerate(module.data.samples("test"))}
+        rows = sorted((row for shard in shards for row in shard), key=lambda row: order[row["dataset"], row["id"]])
         self.run.path.mkdir(parents=True, exist_ok=True)
         path = self.run.path / "predictions.jsonl"
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -5,54 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from erv_lightning.data.media import Clip, MediaSettings, load_clip
+from erv_lightning.data.cache import ClipCache
+from erv_lightning.data.clips import ClipBatch, ClipDataset, ClipRules, Modality, PromptEncoder
+from erv_lightning.data.loader import EpochLoader
+from erv_lightning.data.media import MediaSettings
 from erv_lightning.data.sample import ClipSource, Sample
-from erv_lightning.data.sampler import EpochSampler
+from erv_lightning.data.sampler import Draw, EpochSampler
 from erv_lightning.labels import LabelSpace, get_label_space
 from erv_lightning.text import split_sentences
 
+Part = Literal["train", "val", "test"]
 Unit = Literal["clips", "sentences"]
 DEFAULT_BATCH = 8
-
-
-class PromptEncoder(Protocol):
-    """What turns a question and a clip into a prompt; a policy's module hands its own to the data module."""
-
-    @property
-    def max_audio_seconds(self) -> float:
-        """Longest audio it reads."""
-
-    def encode_prompt(self, question: str, clip: Clip) -> Any:
-        """One prompt; runs in data workers."""
-
-    def collate(self, ids: Sequence[str], prompts: Sequence[Any]) -> Any:
-        """A batch of prompts, with `.to(device)`."""
-
-
-@dataclass
-class ClipBatch:
-    """Clips of one step.
-
-    Attributes:
-        samples: the records.
-        prompts: what `PromptEncoder.collate` made of them.
-        silent: ids of clips without an audio track, heard as silence.
-    """
-
-    samples: list[Sample]
-    prompts: Any
-    silent: list[str]
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> ClipBatch:
-        """The same batch with its prompts on another device."""
-        return replace(self, prompts=self.prompts.to(device, **kwargs))
 
 
 @dataclass(frozen=True)
@@ -102,30 +73,17 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
     return found
 
 
-class _ClipDataset(Dataset[tuple[Sample, Any, bool]]):
-    """Decodes and encodes one clip an item; keeps the result where memory allows."""
+class _Sentences(Dataset[Sentence]):
+    """Labelled sentences by draw."""
 
-    def __init__(self, samples: list[Sample], encoder: PromptEncoder, media: MediaSettings, keep: bool) -> None:
-        self.samples, self.encoder, self.media = samples, encoder, media
-        self.kept: dict[int, tuple[Sample, Any, bool]] | None = {} if keep else None
+    def __init__(self, sentences: list[Sentence]) -> None:
+        self.sentences = sentences
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.sentences)
 
-    def __getitem__(self, index: int) -> tuple[Sample, Any, bool]:
-        if self.kept is not None and index in self.kept:
-            return self.kept[index]
-        sample = self.samples[index]
-        clip = load_clip(sample.clip, self.media, audio=sample.audio, record=sample.record or sample.id)
-        item = (sample, self.encoder.encode_prompt(sample.question, clip), clip.has_audio)
-        if self.kept is not None:
-            self.kept[index] = item
-        return item
-
-    def collate(self, items: list[tuple[Sample, Any, bool]]) -> ClipBatch:
-        samples = [sample for sample, _, _ in items]
-        prompts = self.encoder.collate([sample.id for sample in samples], [prompt for _, prompt, _ in items])
-        return ClipBatch(samples, prompts, [sample.id for sample, _, has_audio in items if not has_audio])
+    def __getitem__(self, draw: Draw | int) -> Sentence:
+        return self.sentences[draw if isinstance(draw, int) else draw.sample]
 
 
 class ClipDataModule(L.LightningDataModule):
@@ -139,12 +97,18 @@ class ClipDataModule(L.LightningDataModule):
         batch_size: samples a training step and device, 8 if null. GRPO's own word for it is `prompts_per_step`.
         eval_batch_size: samples a validation, test or prediction step and device.
         num_workers: processes that decode; 0 decodes in the training process.
-        num_frames: frames a clip, at the mid-points of equal segments.
-        frame_size: height and width in pixels, null for the clip's own.
-        sample_rate: of the audio, in Hz.
-        max_seconds: audio beyond is cut.
+        modalities: what the policy gets of a clip, of ``video``, ``audio`` and ``text`` (its subtitle).
+        num_frames, fps, frame_size, max_pixels, sample_rate, max_seconds, folder_fps, decoder: see `MediaSettings`.
+        max_prompt_tokens: a longer prompt counts as a clip that cannot be used; null: no limit. Nothing is cut off.
+        on_bad_clip: ``error`` stops at a clip that cannot be used. ``skip`` names it in the log and in bad_clips.jsonl
+            and counts it in the metrics; in training another clip of its data set stands in, in evaluation it is left
+            out.
+        video_transforms: torchvision.transforms.v2 modules for the frames of training clips.
+        audio_transforms: modules for their sound, (S,) → (S,); see `data.augment`.
         keep_in_memory: keep decoded and encoded clips; for small sets, with `num_workers` 0.
-        seed: of the order of training samples.
+        cache: folder for decoded clips, shared by all runs with the same media settings; null: none.
+        cache_gb: how large it may grow; the clips used longest ago make room.
+        seed: of the order of training samples, augmentation and stand-ins.
     """
 
     def __init__(
@@ -157,57 +121,120 @@ class ClipDataModule(L.LightningDataModule):
         batch_size: int | None = None,
         eval_batch_size: int = 32,
         num_workers: int = 0,
+        modalities: Sequence[Modality] = ("video", "audio"),
         num_frames: int = 8,
+        fps: float | None = None,
         frame_size: tuple[int, int] | None = None,
+        max_pixels: int | None = None,
         sample_rate: int = 16000,
         max_seconds: float = 30.0,
+        folder_fps: float = 25.0,
+        decoder: Literal["auto", "torchcodec", "pyav"] = "auto",
+        max_prompt_tokens: int | None = None,
+        on_bad_clip: Literal["error", "skip"] = "error",
+        video_transforms: Sequence[nn.Module] = (),
+        audio_transforms: Sequence[nn.Module] = (),
         keep_in_memory: bool = False,
+        cache: str | None = None,
+        cache_gb: float = 50.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        counts = {
-            "batch_size": DEFAULT_BATCH if batch_size is None else batch_size,
-            "eval_batch_size": eval_batch_size,
-            "num_frames": num_frames,
+        limits: dict[str, tuple[float | None, float]] = {
+            "batch_size": (batch_size, 1),
+            "eval_batch_size": (eval_batch_size, 1),
+            "num_workers": (num_workers, 0),
+            "max_prompt_tokens": (max_prompt_tokens, 1),
         }
-        if wrong := [f"data.{name} is {count}" for name, count in counts.items() if count < 1]:
-            raise ValueError(f"{', '.join(wrong)}: it must be at least 1")
+        wrong = [
+            f"data.{name} is {count}: it must be at least {least}"
+            for name, (count, least) in limits.items()
+            if count is not None and count < least
+        ]
+        if not modalities:
+            wrong.append("data.modalities is empty: name video, audio or text")
+        if cache_gb <= 0:
+            wrong.append(f"data.cache_gb is {cache_gb}: it must be above 0")
         if keep_in_memory and num_workers:
-            raise ValueError("data.keep_in_memory needs data.num_workers 0: workers do not share what they keep")
+            wrong.append("data.keep_in_memory needs data.num_workers 0: workers do not share what they keep")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         self.source, self.unit = source, unit
-        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.splits: dict[Part, str] = {"train": train_split, "val": val_split, "test": test_split}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.keep_in_memory, self.seed = num_workers, keep_in_memory, seed
-        self.num_frames, self.frame_size = num_frames, frame_size
-        self.sample_rate, self.max_seconds = sample_rate, max_seconds
+        media = MediaSettings(
+            num_frames=num_frames,
+            fps=fps,
+            frame_size=None if frame_size is None else (frame_size[0], frame_size[1]),
+            max_pixels=max_pixels,
+            sample_rate=sample_rate,
+            max_seconds=max_seconds,
+            folder_fps=folder_fps,
+            decoder=decoder,
+            video="video" in modalities,
+            audio="audio" in modalities,
+        )
+        self.rules = ClipRules(
+            media,
+            tuple(modalities),
+            max_prompt_tokens,
+            on_bad_clip,
+            tuple(video_transforms),
+            tuple(audio_transforms),
+            seed,
+        )
+        self.cache = None if cache is None else ClipCache(cache, int(cache_gb * 1e9))
         self.encoder: PromptEncoder | None = None
-        self._samples: dict[str, list[Sample]] = {}
-        self._datasets: dict[str, _ClipDataset] = {}
+        self._samples: dict[Part, list[Sample]] = {}
+        self._datasets: dict[Part, ClipDataset] = {}
 
     # -- what modules ask ------------------------------------------------------------------------------------
 
-    def samples(self, part: Literal["train", "val", "test"]) -> list[Sample]:
+    def samples(self, part: Part) -> list[Sample]:
         """The samples of a part, read once."""
         if part not in self._samples:
             self._samples[part] = self.source.samples(self.splits[part])
         return self._samples[part]
 
-    def sentences(self, part: Literal["train", "val", "test"]) -> list[Sentence]:
-        """The labelled sentences of a part."""
-        return labelled_sentences(self.samples(part))
+    def sentences(self, part: Part) -> list[Sentence]:
+        """The labelled sentences of a part.
+
+        Raises:
+            ValueError: there are none.
+        """
+        sentences = labelled_sentences(self.samples(part))
+        if not sentences:
+            raise ValueError(
+                f"the {self.splits[part]!r} split has no labelled sentences for the verifier to learn from"
+            )
+        return sentences
+
+    def label_spaces(self, part: Part = "train") -> dict[str, LabelSpace]:
+        """The label space of each data set of a part, in the order of its samples.
+
+        Raises:
+            ValueError: a part without samples, or a data set with several label spaces.
+        """
+        spaces: dict[str, str] = {}
+        for sample in self.samples(part):
+            if spaces.setdefault(sample.dataset, sample.label_space) != sample.label_space:
+                raise ValueError(
+                    f"{sample.record or sample.id}: the data set {sample.dataset!r} has the label spaces "
+                    f"{spaces[sample.dataset]!r} and {sample.label_space!r}: give each a dataset name of its own"
+                )
+        if not spaces:
+            raise ValueError(f"the {self.splits[part]!r} split has no samples: check data.source and data.{part}_split")
+        return {dataset: get_label_space(name) for dataset, name in spaces.items()}
 
     @property
     def label_space(self) -> LabelSpace:
-        """The label space of the training samples.
+        """The label space of the training samples, for a stage that can have but one.
 
         Raises:
             ValueError: samples of several label spaces.
         """
-        names = {sample.label_space for sample in self.samples("train")}
-        if not names:
-            raise ValueError(
-                f"the {self.splits['train']!r} split has no samples: check data.source and data.train_split"
-            )
+        names = {space.name for space in self.label_spaces().values()}
         if len(names) != 1:
             raise ValueError(f"one label space a run, the samples have {sorted(names)}")
         return get_label_space(names.pop())
@@ -219,10 +246,9 @@ class ClipDataModule(L.LightningDataModule):
             count: how many.
             key: which: the clips are a pure function of it and of `seed`, so that a resumed run draws the same.
         """
-        dataset, _ = self._dataset("train")
-        assert isinstance(dataset, _ClipDataset)
+        dataset = self.clips("train")
         order = random.Random(f"{self.seed}/{key}").sample(range(len(dataset)), k=min(count, len(dataset)))
-        return dataset.collate([dataset[index] for index in order])
+        return dataset.collate([dataset[Draw(index, 0)] for index in order])
 
     # -- Lightning's hooks -----------------------------------------------------------------------------------
 
@@ -232,25 +258,32 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled; an incomplete last batch is dropped."""
-        return self._loader("train", self.batch_size or DEFAULT_BATCH, train=True)
+        return self._loader("train", self.batch_size or DEFAULT_BATCH)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""
-        return self._loader("val", self.eval_batch_size, train=False)
+        return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""
-        return self._loader("test", self.eval_batch_size, train=False)
+        return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split."""
         return self.test_dataloader()
 
-    def _loader(self, part: Literal["train", "val", "test"], batch_size: int, train: bool) -> DataLoader[Any]:
-        data, collate = self._dataset(part)
+    def _loader(self, part: Part, batch_size: int) -> DataLoader[Any]:
+        data: Dataset[Any]
+        if self.unit == "clips":
+            data = clips = self.clips(part)
+            collate, weights = clips.collate, [sample.weight for sample in clips.samples]
+        else:
+            sentences = self.sentences(part)
+            data, collate, weights = _Sentences(sentences), SentenceBatch, [1.0] * len(sentences)  # type: ignore[assignment]
+        train = part == "train"
         trainer = self.trainer
         sampler = EpochSampler(
-            len(data),  # type: ignore[arg-type]
+            weights if train else [1.0] * len(weights),
             seed=self.seed,
             shuffle=train,
             rank=trainer.global_rank if trainer else 0,
@@ -262,46 +295,38 @@ class ClipDataModule(L.LightningDataModule):
                 f"the {self.splits[part]!r} split gives {len(sampler)} samples per process, fewer than one batch of "
                 f"{batch_size}: lower data.batch_size, or for GRPO prompts_per_step"
             )
-        return DataLoader(
+        workers = self.num_workers if self.unit == "clips" else 0
+        return EpochLoader(
             data,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=self.num_workers if self.unit == "clips" else 0,
+            num_workers=workers,
             collate_fn=collate,
             drop_last=train,
             # its own: a loader draws a seed for its workers, and evaluation must not move the global random state
             generator=torch.Generator().manual_seed(self.seed),
-            persistent_workers=self.num_workers > 0 and self.unit == "clips",
+            persistent_workers=workers > 0,
             # fork: workers need the processor only, and share the policy's memory instead of pickling it
-            multiprocessing_context="fork" if self.num_workers and self.unit == "clips" else None,
+            multiprocessing_context="fork" if workers else None,
         )
 
-    def _dataset(self, part: Literal["train", "val", "test"]) -> tuple[Dataset[Any], Any]:
-        if self.unit == "sentences":
-            sentences = self.sentences(part)
-            if not sentences:
-                raise ValueError(
-                    f"the {self.splits[part]!r} split has no labelled sentences for the verifier to learn from"
-                )
-            return sentences, SentenceBatch  # type: ignore[return-value]
+    def clips(self, part: Part) -> ClipDataset:
+        """The clips of a part with their prompts.
+
+        Raises:
+            ValueError: no policy has set an encoder.
+        """
         if self.encoder is None:
             raise ValueError("data.unit is 'clips' but no policy has set an encoder: is this a verifier's config?")
         if part not in self._datasets or self._datasets[part].encoder is not self.encoder:
-            media = MediaSettings(
-                num_frames=self.num_frames,
-                frame_size=self.frame_size,
-                sample_rate=self.sample_rate,
-                max_seconds=min(self.max_seconds, self.encoder.max_audio_seconds),
+            media = self.rules.media
+            seconds = min(media.max_seconds, self.encoder.max_audio_seconds)
+            self._datasets[part] = ClipDataset(
+                self.samples(part),
+                self.encoder,
+                replace(self.rules, media=replace(media, max_seconds=seconds)),
+                train=part == "train",
+                keep=self.keep_in_memory,
+                cache=self.cache,
             )
-            self._datasets[part] = _ClipDataset(self.samples(part), self.encoder, media, self.keep_in_memory)
-        dataset = self._datasets[part]
-        return dataset, dataset.collate
-
-
-def warn_of_silence(batch: ClipBatch, seen: set[str]) -> int:
-    """Names each clip without audio once in the log; returns how many the batch has."""
-    for sample in batch.silent:
-        if sample not in seen:
-            seen.add(sample)
-            rank_zero_warn(f"clip of sample {sample!r} has no audio track: silence is heard instead")
-    return len(batch.silent)
+        return self._datasets[part]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from erv_lightning.labels import LabelSpace, get_label_space
+
 QUESTION = (
     "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the "
     "most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in <answer> "
@@ -33,6 +35,7 @@ class Sample:
         subtitle: what is said in the clip, "" if unknown.
         fold: cross-validation fold, None if the data set has none.
         audio: path of a separate sound file, "" where the clip holds its own sound or has none.
+        weight: how often an epoch of training draws it, above 0.
         record: where this sample was read, e.g. ``train.jsonl:12``; named in every error about it.
     """
 
@@ -48,7 +51,13 @@ class Sample:
     subtitle: str = ""
     fold: int | None = None
     audio: str = ""
+    weight: float = 1.0
     record: str = ""
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space itself."""
+        return get_label_space(self.label_space)
 
     def to_json(self) -> dict[str, Any]:
         """The sample as plain JSON types; `from_json` reads it back."""

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
 
 
-class EpochSampler(Sampler[int]):
-    """Indices of one rank for one epoch.
+class Draw(NamedTuple):
+    """A sample's turn: which one, and in which epoch, on which its augmentation depends."""
+
+    sample: int
+    epoch: int
+
+
+class EpochSampler(Sampler[Draw]):
+    """The draws of one rank for one epoch.
 
     In training every rank gets the same number of samples; the few that do not divide are left out of this epoch,
     and another epoch's order leaves out others. In evaluation nothing is left out or repeated (Lightning's own
     sampler repeats samples to fill up), so ranks may differ by one.
 
     Args:
-        size: number of samples.
+        weights: for each sample, how often an epoch draws it. Of n samples with the weight 0.3, 0.3 n take part, other
+            ones each epoch; with the weight 2.5 each takes part twice, and half of them once more.
         seed: of the shuffle.
         shuffle: in order if False.
         rank, world: this process and how many there are.
@@ -24,26 +35,51 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self, size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0, world: int = 1, even: bool = False
+        self,
+        weights: Sequence[float],
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        even: bool = False,
     ) -> None:
-        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self.seed, self.shuffle = seed, shuffle
         self.rank, self.world, self.even = rank, world, even
         self.epoch = 0
+        self.skip = 0  # draws of the next pass that an interrupted run has had already
+        alike: dict[float, list[int]] = defaultdict(list)
+        for index, weight in enumerate(weights):
+            alike[weight].append(index)
+        # weight → its samples, how often each is drawn, and how many once more
+        self._drawn = {
+            weight: (members, *divmod(round(weight * len(members)), len(members))) for weight, members in alike.items()
+        }
+        self.size = sum(len(members) * times + more for members, times, more in self._drawn.values())
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Draw]:
+        # One seed from the pair: adding them would make (seed 1, epoch 0) repeat (seed 0, epoch 1).
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = self._epoch(generator)
         if self.shuffle:
-            # One seed from the pair: adding them would make (seed 1, epoch 0) repeat (seed 0, epoch 1).
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-        else:
-            order = list(range(self.size))
+            order = [order[place] for place in torch.randperm(len(order), generator=generator).tolist()]
         if self.even:
             order = order[: self.size - self.size % self.world]
-        return iter(order[self.rank :: self.world])
+        skip, self.skip = self.skip, 0
+        return (Draw(index, self.epoch) for index in islice(order, self.rank + skip * self.world, None, self.world))
+
+    def _epoch(self, generator: torch.Generator) -> list[int]:
+        """The samples of an epoch, each as often as it is drawn, in the order of the data."""
+        order = []
+        for members, times, more in self._drawn.values():
+            order += members * times
+            if more:
+                order += [members[place] for place in torch.randperm(len(members), generator=generator)[:more].tolist()]
+        return sorted(order)
 
     def __len__(self) -> int:
         if self.even:

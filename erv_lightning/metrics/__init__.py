@@ -8,8 +8,10 @@ from erv_lightning.metrics.coherence import (
     UnweightedAverageRecall,
     WeightedAverageRecall,
 )
+from erv_lightning.metrics.datasets import DatasetMetrics
 
 __all__ = [
+    "DatasetMetrics",
     "ExplanationEmotionAccuracy",
     "ExplanationPredictionConsistency",
     "FaithfulConsistencyRate",

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from erv_lightning.data.media import Clip
 from erv_lightning.models.attention import AttentionPlan
+
+if TYPE_CHECKING:
+    from erv_lightning.data.clips import PromptEncoder
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,18 @@ class PromptBatch:
         return self.position_ids.masked_fill(self.attention_mask == 0, 0).amax(dim=(0, 2)) + 1
 
 
+def check_same_media(ids: Sequence[str], prompts: Sequence[PromptFeatures]) -> None:
+    """Raises ValueError if prompts that are to share a batch differ in what they hold: video, audio, or neither."""
+    held = [(*prompt.media, *prompt.features) for prompt in prompts]
+    for sample, names in zip(ids, held, strict=True):
+        if names != held[0]:
+            first, other = (", ".join(each) or "text alone" for each in (held[0], names))
+            raise ValueError(
+                f"prompts of one batch must hold the same media: sample {ids[0]!r} has {first}; "
+                f"sample {sample!r} has {other}"
+            )
+
+
 class Backbone(nn.Module, ABC):
     """A multimodal language model that reads clips once and then works on embeddings.
 
@@ -119,6 +134,14 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def unsayable_ids(self) -> Tensor:
         """Token ids that sampling must never produce: media placeholders and other special tokens, (K,)."""
+
+    @classmethod
+    def prompt_encoder(cls, **init_args: Any) -> PromptEncoder:
+        """What makes the prompts of a backbone of these arguments, where no model is wanted: to count or check them.
+
+        Here it is the whole backbone. Override it where prompts need no weights.
+        """
+        return cls(**init_args)
 
     @property
     @abstractmethod

@@ -14,9 +14,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from erv_lightning.data.datamodule import ClipBatch
-from erv_lightning.judges import Judge
-from erv_lightning.labels import get_label_space
+from erv_lightning.data.clips import ClipBatch
+from erv_lightning.judges import Judge, judge_each
 from erv_lightning.models.backbone import Backbone, PromptFeatures
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
@@ -158,9 +157,10 @@ class GRPOModule(PolicyModule):
                     f"{self.verifier_path} both rewards and judges the explanations: EEA, EPC and FCR will look better "
                     "than they are. Choose another model.init_args.judge"
                 )
-            verifier.output_index(self.space)  # raises if it knows other labels than the data
+            for space in self.data.label_spaces().values():
+                verifier.output_index(space)  # raises if it knows other labels than the data
             self._frozen["verifier"] = verifier
-        self._emotion_words = telemetry.emotion_words(self.space)
+        self._emotion_words = telemetry.emotion_words(*self.data.label_spaces().values())
 
     def _share_prompts(self) -> None:
         """Each process's part of a step's prompts becomes its batch."""
@@ -229,7 +229,8 @@ class GRPOModule(PolicyModule):
                 self._reference.follow(self.reference_decay)
         # 4. What others see.
         with self.clock("judge"):
-            judged = self.judge([one.explanation for one in experience.completions.responses], self.space)
+            explanations = [one.explanation for one in experience.completions.responses]
+            judged = judge_each(self.judge, explanations, experience.completions.spaces)
         self._report(experience, judged, updates, resampled)
         self.rollouts = rollout_rows(experience, advantages, judged, self.judge.name, rollout_step)
 
@@ -248,7 +249,7 @@ class GRPOModule(PolicyModule):
     def _collect(self, batch: ClipBatch) -> tuple[Experience, dict[str, float]]:
         """Completions of the batch's prompts; prompts that teach nothing are replaced, as often as is allowed."""
         experience = self._draw(batch, "0")
-        replaced, rounds, silent = 0, 0, list(batch.silent)
+        replaced, rounds, silent, bad = 0, 0, list(batch.silent), list(batch.bad)
         while rounds < self.resample_groups:
             idle = self._idle(experience.earned)
             # every process goes through the same rounds, whether it needs them or not
@@ -260,7 +261,7 @@ class GRPOModule(PolicyModule):
             key = f"{self.global_step}/{self.global_rank}/{rounds}"
             with self.clock("decode"):
                 fresh = self.data.draw(int(idle.sum()), key).to(self.device)
-            silent += fresh.silent
+            silent, bad = silent + fresh.silent, bad + fresh.bad
             other = self._draw(fresh, str(rounds))
             useful = ~self._idle(other.earned)
             replaced += int(useful.sum())
@@ -270,7 +271,7 @@ class GRPOModule(PolicyModule):
             experience = Experience.join(
                 [experience.pick(chosen[:keep]), other.pick(useful.nonzero().flatten().tolist())]
             )
-        self.count_silence(replace(batch, silent=silent), "train")
+        self.count_flaws(replace(batch, silent=silent, bad=bad), "train")
         return experience, {"resampled/groups": float(replaced), "resampled/rounds": float(rounds)}
 
     @torch.no_grad()
@@ -314,11 +315,13 @@ class GRPOModule(PolicyModule):
         answers = None
         if self.reward.needs_reference_answers and ref_logp is not None:
             answers = answer_logp(self.backbone.decode, drawn.token_ids, drawn.mask, ref_logp)
+        samples = [sample for sample in batch.samples for _ in range(self.group)]
+        spaces = [sample.space for sample in samples]
         return Completions(
             responses=responses,
-            answer_ids=[self.space.id(response.answer) for response in responses],
-            label_ids=[self.space.id(sample.label) for sample in batch.samples for _ in range(self.group)],
-            space=get_label_space(self.space.name),
+            answer_ids=[space.id(response.answer) for space, response in zip(spaces, responses, strict=True)],
+            label_ids=[space.id(sample.label) for space, sample in zip(spaces, samples, strict=True)],
+            space=spaces,
             verifier=self._frozen.get("verifier"),
             rule=self.rule,
             texts=texts,

@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torchmetrics import MetricCollection
 
-from erv_lightning.data.datamodule import ClipBatch, warn_of_silence
+from erv_lightning.data.clips import ClipBatch
 from erv_lightning.data.sample import Sample
-from erv_lightning.judges import Judge
-from erv_lightning.labels import LabelSpace, get_label_space
-from erv_lightning.metrics import (
-    ExplanationEmotionAccuracy,
-    ExplanationPredictionConsistency,
-    FaithfulConsistencyRate,
-    FaithfulGivenCorrect,
-    UnweightedAverageRecall,
-    WeightedAverageRecall,
-)
+from erv_lightning.judges import Judge, judge_each
+from erv_lightning.metrics import DatasetMetrics
 from erv_lightning.models.backbone import Backbone
 from erv_lightning.modules.optimisation import Schedule, adamw
 from erv_lightning.rl.rollout import Sampling, rollout
@@ -103,24 +95,15 @@ class PolicyModule(L.LightningModule):
         return cast("ClipDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Hands the prompt encoder to the data module and makes the metrics for its label space."""
+        """Hands the prompt encoder to the data module and makes the metrics for its label spaces."""
         if self.data.unit != "clips":
             raise ValueError(f"data.unit is {self.data.unit!r}, but a policy needs 'clips'")
         self.configure_model()
         self.data.encoder = self.backbone
-        self.space: LabelSpace = self.data.label_space
-        metrics = MetricCollection(
-            {
-                "war": WeightedAverageRecall(),
-                "uar": UnweightedAverageRecall(num_classes=len(self.space.names)),
-                "eea": ExplanationEmotionAccuracy(),
-                "epc": ExplanationPredictionConsistency(),
-                "fcr": FaithfulConsistencyRate(),
-                "fcr_given_correct": FaithfulGivenCorrect(),
-            }
-        )
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        if stage == "validate" or (stage == "fit" and self.trainer.limit_val_batches != 0):
+            self.val_metrics = DatasetMetrics(self.data.label_spaces("val"), "val/")
+        elif stage == "test":
+            self.test_metrics = DatasetMetrics(self.data.label_spaces("test"), "test/")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over what the backbone trains."""
@@ -138,30 +121,34 @@ class PolicyModule(L.LightningModule):
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Generates, judges and counts."""
-        self._evaluate(batch, self.val_metrics)
+        self._evaluate(batch, self.val_metrics, "val")
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Generates, judges and counts."""
-        self._evaluate(batch, self.test_metrics)
+        self._evaluate(batch, self.test_metrics, "test")
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Generates; rows in the layout of predictions.jsonl."""
-        rows = self._respond(batch)
+        rows = self._respond(batch, "predict")
         self.rows += rows
         return rows
 
-    def _evaluate(self, batch: ClipBatch, metrics: MetricCollection) -> None:
-        rows = self._respond(batch)
+    def _evaluate(self, batch: ClipBatch, metrics: DatasetMetrics, stage: str) -> None:
+        rows = self._respond(batch, stage)
         self.rows += rows
         ids = torch.tensor(
             [[row["answer_id"], row["judges"][self.judge.name], row["label_id"]] for row in rows],
             device=self.device,
-        )
-        metrics.update(ids[:, 0], ids[:, 1], ids[:, 2])
-        self.log_dict(metrics, prog_bar=True, batch_size=len(rows))
+            dtype=torch.long,
+        ).view(-1, 3)
+        metrics.update([row["dataset"] for row in rows], ids[:, 0], ids[:, 1], ids[:, 2])
+        for place, collection in enumerate(metrics.collections()):
+            self.log_dict(collection, prog_bar=place == 0, batch_size=max(1, len(rows)))
 
-    def _respond(self, batch: ClipBatch) -> list[dict[str, Any]]:
-        self.count_silence(batch, "eval")
+    def _respond(self, batch: ClipBatch, stage: str) -> list[dict[str, Any]]:
+        self.count_flaws(batch, stage)
+        if not batch.samples:  # none of its clips could be used
+            return []
         embeds = self.backbone.embed(batch.prompts)
         drawn = rollout(
             self.backbone,
@@ -174,7 +161,7 @@ class PolicyModule(L.LightningModule):
         )
         texts = self.texts(drawn.token_ids, drawn.mask)
         rows = [prediction(sample, text) for sample, text in zip(batch.samples, texts, strict=True)]
-        judged = self.judge([row["explanation"] for row in rows], self.space)
+        judged = judge_each(self.judge, [row["explanation"] for row in rows], [one.space for one in batch.samples])
         for row, label in zip(rows, judged, strict=True):
             row["judges"] = {self.judge.name: label}
         return rows
@@ -184,11 +171,19 @@ class PolicyModule(L.LightningModule):
         pairs = zip(token_ids.tolist(), mask.sum(1).tolist(), strict=True)
         return [self.backbone.decode(row[:length]) for row, length in pairs]
 
-    def count_silence(self, batch: ClipBatch, stage: str) -> None:
-        """Logs how many clips were heard as silence, and warns of each once."""
-        silent = warn_of_silence(batch, self._silent)
-        if stage == "train":  # 0 too: Lightning repeats the last value in every later step that logs none
-            self.log("train/clips_without_audio", float(silent), reduce_fx="sum", batch_size=1)
+    def count_flaws(self, batch: ClipBatch, stage: str) -> None:
+        """Logs how many clips were heard as silence, warning of each once, and how many could not be used."""
+        for sample in batch.silent:
+            if sample not in self._silent:
+                self._silent.add(sample)
+                rank_zero_warn(f"clip of sample {sample!r} has no audio track: silence is heard instead")
+        if stage == "predict":
+            return
+        found: dict[str, Sequence[Any]] = {"bad_clips": batch.bad}
+        if stage == "train":
+            found["clips_without_audio"] = batch.silent
+        for name, those in found.items():  # 0 too: Lightning repeats the last value in every later step that logs none
+            self.log(f"{stage}/{name}", float(len(those)), reduce_fx="sum", sync_dist=True, batch_size=1)
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -206,7 +201,6 @@ class PolicyModule(L.LightningModule):
 
 def prediction(sample: Sample, text: str) -> dict[str, Any]:
     """A row of predictions.jsonl for a response to a sample, before any judge has read it."""
-    space = get_label_space(sample.label_space)
     response = parse_response(text)
     return {
         "id": sample.id,
@@ -218,8 +212,8 @@ def prediction(sample: Sample, text: str) -> dict[str, Any]:
         "response": text,
         "explanation": response.explanation,
         "answer": response.answer,
-        "answer_id": space.id(response.answer),
-        "label_id": space.id(sample.label),
+        "answer_id": sample.space.id(response.answer),
+        "label_id": sample.space.id(sample.label),
         "well_formed": response.well_formed,
         "judges": {},
     }

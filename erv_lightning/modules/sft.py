@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from erv_lightning.data.datamodule import ClipBatch
+from erv_lightning.data.clips import ClipBatch
 from erv_lightning.data.sample import Sample
 from erv_lightning.judges import Judge
 from erv_lightning.models.backbone import Backbone
@@ -52,7 +52,7 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the response tokens of the batch."""
-        self.count_silence(batch, "train")
+        self.count_flaws(batch, "train")
         rows = [
             [*self.backbone.tokenize(target_response(sample)), self.backbone.eos_token_id] for sample in batch.samples
         ]

@@ -42,7 +42,7 @@ def _explanation_metrics(completions: Completions, emotion_words: AbstractSet[st
     texts = [response.explanation for response in completions.responses]
     probs = completions.sentence_probs() if completions.verdicts else None
     verifier = completions.verifier
-    neutral = None if verifier is None else verifier.neutral_output(completions.space)
+    neutral = None if verifier is None else verifier.neutral_output(completions.spaces[0])  # of every space the same
     return telemetry.explanation_metrics(texts, probs, neutral, emotion_words)
 
 
@@ -73,6 +73,8 @@ def rollout_rows(
             {
                 "step": step,
                 "id": sample.id,
+                "dataset": sample.dataset,
+                "label_space": sample.label_space,
                 "clip": sample.clip,
                 "label": sample.label,
                 "completion": index % experience.group,

@@ -51,7 +51,7 @@ class Completions:
     Attributes:
         responses: parsed completions.
         answer_ids, label_ids: ids in the label space, −1 for no valid answer.
-        space: the label space.
+        space: the label space, or a list with that of each completion; `spaces` is always the list.
         verifier: the sentence classifier, if the run has one.
         rule: of the explanation rewards.
         verdicts: for each completion whose sentences a reward had scored, [sentence, probabilities] pairs.
@@ -68,7 +68,7 @@ class Completions:
     responses: list[Response]
     answer_ids: list[int]
     label_ids: list[int]
-    space: LabelSpace
+    space: LabelSpace | Sequence[LabelSpace]
     verifier: EmotionVerifier | None = None
     rule: ExplanationRule = ExplanationRule()
     verdicts: list[list[tuple[str, list[float]]]] = field(default_factory=list)
@@ -81,6 +81,11 @@ class Completions:
     overlong_buffer: int | None = None
     _scored: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def spaces(self) -> Sequence[LabelSpace]:
+        """The label space of each completion."""
+        return [self.space] * len(self.responses) if isinstance(self.space, LabelSpace) else self.space
+
     def pick(self, rows: Sequence[int]) -> Completions:
         """These completions; what the verifier has said stays known."""
         own = replace(
@@ -88,6 +93,7 @@ class Completions:
             responses=[self.responses[row] for row in rows],
             answer_ids=[self.answer_ids[row] for row in rows],
             label_ids=[self.label_ids[row] for row in rows],
+            space=[self.spaces[row] for row in rows],
             verdicts=[self.verdicts[row] for row in rows] if self.verdicts else [],
             texts=[self.texts[row] for row in rows] if self.texts else [],
             lengths=None if self.lengths is None else self.lengths[list(rows)],
@@ -106,6 +112,7 @@ class Completions:
             responses=[one for part in parts for one in part.responses],
             answer_ids=[one for part in parts for one in part.answer_ids],
             label_ids=[one for part in parts for one in part.label_ids],
+            space=[one for part in parts for one in part.spaces],
             verdicts=[one for part in parts for one in part.verdicts],
             texts=[one for part in parts for one in part.texts],
             lengths=torch.cat(lengths) if lengths else None,
@@ -159,18 +166,25 @@ def _accuracy(completions: Completions) -> Tensor:
 def _explanation(completions: Completions, variant: str) -> Tensor:
     """R_E or a variant of it; all sentences of the rollout go through the verifier together."""
     verifier, rule = _verifier_of(completions), completions.rule
-    outputs = verifier.output_index(completions.space)
     if min(completions.label_ids, default=0) < 0:
         raise ValueError("a sample's label is not in its label space: the explanation reward has no target")
-    return explanation_reward(
-        completions.explanation_probs() if variant == "paragraph" else completions.sentence_probs(),
-        [outputs[label] for label in completions.label_ids],
-        verifier.neutral_output(completions.space),
-        threshold=rule.threshold,
-        max_labels=rule.max_labels,
-        variant=variant,
-        answers=[outputs[answer] if answer >= 0 else -1 for answer in completions.answer_ids],
-    )
+    probs = completions.explanation_probs() if variant == "paragraph" else completions.sentence_probs()
+    rewards = torch.zeros(len(probs))
+    spaces = completions.spaces
+    for space in {space.name: space for space in spaces}.values():
+        outputs = verifier.output_index(space)
+        rows = [row for row, own in enumerate(spaces) if own.name == space.name]
+        answers = [completions.answer_ids[row] for row in rows]
+        rewards[rows] = explanation_reward(
+            [probs[row] for row in rows],
+            [outputs[completions.label_ids[row]] for row in rows],
+            outputs[space.neutral],
+            threshold=rule.threshold,
+            max_labels=rule.max_labels,
+            variant=variant,
+            answers=[outputs[answer] if answer >= 0 else -1 for answer in answers],
+        ).float()
+    return rewards
 
 
 def _care(completions: Completions) -> Tensor:

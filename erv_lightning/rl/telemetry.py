@@ -96,12 +96,13 @@ def length_metrics(lengths: Tensor, truncated: Tensor) -> dict[str, float]:
 # -- explanations -------------------------------------------------------------------------------------------------
 
 
-def emotion_words(space: LabelSpace) -> frozenset[str]:
-    """The words that name an emotion outright: labels and synonyms of `space`, and the names of GoEmotions.
+def emotion_words(*spaces: LabelSpace) -> frozenset[str]:
+    """The words that name an emotion outright: labels and synonyms of `spaces`, and the names of GoEmotions.
 
     Lower case, single words: a label of several words is not looked for.
     """
-    return frozenset(word for word in (*space.names, *space.synonyms, *GOEMOTIONS) if _WORD.fullmatch(word))
+    words = {word for space in spaces for word in (*space.names, *space.synonyms)}
+    return frozenset(word for word in (*words, *GOEMOTIONS) if _WORD.fullmatch(word))
 
 
 def explanation_metrics(

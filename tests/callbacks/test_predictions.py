@@ -84,7 +84,10 @@ def test_a_verifier_has_metrics_and_no_predictions(
 def _write_share(rank: int, world: int, size: int, root: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=world)
     trainer = SimpleNamespace(world_size=world, is_global_zero=rank == 0)
-    share = SimpleNamespace(rows=[{"id": index, "said": "Ä"} for index in EpochSampler(size, rank=rank, world=world)])
+    draws = EpochSampler([1.0] * size, rank=rank, world=world)
+    rows = [{"id": draw.sample, "dataset": "d", "said": "Ä"} for draw in draws]
+    samples = [SimpleNamespace(dataset="d", id=index) for index in range(size)]
+    share = SimpleNamespace(rows=rows, data=SimpleNamespace(samples=lambda part: samples))
     writer = PredictionWriter(RunFolder(root, "sft", "test"))
     writer._write_rows(cast("L.Trainer", trainer), cast("SFTModule", share))
     dist.destroy_process_group()

@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.testing import assert_close
 
-from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
+from erv_lightning.data.clips import ClipBatch
+from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.models.verifier import EmotionVerifier

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
+from erv_lightning.data.clips import ClipBatch
+from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.judges import GrammarJudge

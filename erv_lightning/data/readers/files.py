@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +60,12 @@ class ClipFolder:
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.path = first_existing(root, names, "folder of clips")
-        self._by_stem = {path.stem: path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")}
+        paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
+        self._found = {**{path.stem: path for path in paths}, **{path.name: path for path in paths}}
 
     def find(self, name: str) -> str:
         """The path of a clip named with or without extension. One that is not there is found out when it is opened."""
-        exact = self.path / name
-        return str(self._by_stem.get(name) or self._by_stem.get(Path(name).stem) or exact)
+        return str(self._found.get(name) or self._found.get(Path(name).stem) or self.path / name)
 
 
 def collect(rows: Iterable[Row], make: Callable[[str, dict[str, str]], Sample | None]) -> list[Sample]:
@@ -107,3 +109,22 @@ def known_label(space: LabelSpace, label: Any) -> str:
     if index < 0:
         raise ValueError(f"label {label!r} is not in the label space {space.name!r}: {', '.join(space.names)}")
     return space.names[index]
+
+
+def first_known(space: LabelSpace, text: str) -> str:
+    """The space's name for the first word of ``happy`` or ``[happy, excited]`` that it knows, "" if it knows none."""
+    words = re.split(r"[,;/、，]", text.strip().strip("[]"))
+    ids = (space.id(word.strip(" \"'")) for word in words)
+    return next((space.names[index] for index in ids if index >= 0), "")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ValueError for one that is missing, not UTF-8, or not JSON."""
+    if not path.is_file():
+        raise ValueError(f"no file {str(path)!r}: check data.source.init_args")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text: save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not JSON ({error}): is the file complete?") from error

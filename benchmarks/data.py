@@ -2,8 +2,8 @@
 
     python -m benchmarks.data [--clips 24] [--rounds 7]
 
-The bare decoder is the library alone, PyAV or torchcodec, in a plain loop, in as many processes as the loader has workers;
-the loader adds resizing, resampling, the prompt with its pixels and mel bands, collating and the way between processes.
+The bare decoder is the library alone, PyAV or torchcodec, in a plain loop, in as many processes as the loader has
+workers. The loader adds resizing, the prompt with its pixels and mel bands, collating and the way between processes.
 Both sides take turns, each on one thread a process; the table gives medians. Results: benchmarks/results/data.{json,md}.
 """
 
@@ -201,7 +201,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# How fast clips arrive",
         "",
-        f"Made by `{report['command']}` on {report['machine']}: clips of {SECONDS:g} s at {FPS} frames a second with sound, "
+        f"Made by `{report['command']}` on {report['machine']}: {SECONDS:g} s clips, {FPS} frames a second, sound, "
         f"{FRAMES} frames each at 224×224 for the tiny policy, batches of {BATCH}.",
         "",
         "| clips | decoder | workers | loader, clips/s | bare decoder, clips/s | loader / bare |",

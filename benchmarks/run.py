@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import grpo_step
+from benchmarks import data, grpo_step
 
 
 def main() -> None:
+    data.main([])
     grpo_step.main([])
 
 

@@ -43,8 +43,10 @@ def opening_command(config: str) -> list[str]:
     return shlex.split(found[0])
 
 
-def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every setting of nested mappings, with the way to it."""
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every setting of nested mappings and lists of them, with the way to it."""
+    if isinstance(node, list) and node and all(isinstance(item, dict) for item in node):
+        node = dict(enumerate(node))
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from leaves(value, (*path, key))
@@ -64,10 +66,11 @@ def assert_holds(settings: dict[str, Any], config: str) -> None:
     for path, value in leaves(yaml.safe_load((ROOT / config).read_text())):
         found: Any = settings
         for key in path:
-            assert key in found, f"{config}: {'.'.join(path)} was dropped"
+            there = key in found if isinstance(found, dict) else key < len(found)
+            assert there, f"{config}: {'.'.join(map(str, path))} was dropped"
             found = found[key]
         if "${" not in str(value):
-            assert found == value, ".".join(path)
+            assert found == value, ".".join(map(str, path))
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -145,6 +145,9 @@ class ClipDataModule(L.LightningDataModule):
             "eval_batch_size": (eval_batch_size, 1),
             "num_workers": (num_workers, 0),
             "max_prompt_tokens": (max_prompt_tokens, 1),
+            "num_frames": (num_frames, 1),
+            "max_pixels": (max_pixels, 1),
+            "sample_rate": (sample_rate, 1),
         }
         wrong = [
             f"data.{name} is {count}: it must be at least {least}"
@@ -153,8 +156,12 @@ class ClipDataModule(L.LightningDataModule):
         ]
         if not modalities:
             wrong.append("data.modalities is empty: name video, audio or text")
-        if cache_gb <= 0:
-            wrong.append(f"data.cache_gb is {cache_gb}: it must be above 0")
+        above = {"fps": fps, "max_seconds": max_seconds, "folder_fps": folder_fps, "cache_gb": cache_gb}
+        wrong += [
+            f"data.{name} is {value}: it must be above 0"
+            for name, value in above.items()
+            if value is not None and value <= 0
+        ]
         if keep_in_memory and num_workers:
             wrong.append("data.keep_in_memory needs data.num_workers 0: workers do not share what they keep")
         if wrong:

@@ -1,18 +1,31 @@
-"""Decoding clips with PyAV, whose wheel brings FFmpeg along: the needed frames, and the audio as mono."""
+"""Clips from files and folders of frames: the needed frames, and the audio as mono.
+
+The decoders know files; here are the choice of frames, sizes, lengths, and what is said of a clip that cannot be used.
+"""
 
 from __future__ import annotations
 
-import struct
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import av
-import numpy as np
 import torch
-import torchaudio.functional as audio_functional
+import torchvision.io
 import torchvision.transforms.v2.functional as video_functional
 from torch import Tensor
+
+from erv_lightning.data import pyav_decoder, torchcodec_decoder
+from erv_lightning.data.pyav_decoder import MAX_PIXELS, Track
+
+MAX_BYTES = 4 * 2**30  # of a clip's frames before they are resized
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+# What broken files make the libraries raise: the front turns it into one line about the clip.
+BROKEN = (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
 
 
 class ClipError(ValueError):
@@ -91,51 +104,84 @@ def load_clip(
         record: the annotation that names the clip, for error messages.
 
     Raises:
-        ClipError: a missing, unreadable or empty file, or one without a video stream.
+        ClipError: a missing, unreadable, incomplete or empty file, or one without a video stream.
+        ValueError: the decoder is not installed.
     """
-    path = source
-    assert not isinstance(path, bytes)
-    num_frames, size, sample_rate = settings.num_frames, settings.frame_size, settings.sample_rate
+    if settings.decoder == "torchcodec" and not torchcodec_decoder.installed():
+        raise ValueError(
+            "data.decoder: torchcodec cannot be imported: install erv-lightning[codec] and FFmpeg's shared libraries, "
+            "or set data.decoder: pyav"
+        )
+    read = _Read()
+    if settings.video or not audio:
+        with _named(source, record):
+            _read_source(source, settings, read, own_sound=not audio)
+    if audio:
+        read.has_audio = True
+        if settings.audio or not read.duration:
+            with _named(audio, record):
+                found = _scan(audio)
+                if found.sound is None:
+                    raise ClipError("has no audio stream: correct the path, or take the record out")
+                _read_sound(audio, found, settings, read)
+    wave = None
+    if settings.audio:
+        # AAC begins with priming samples and ends on a whole packet: the picture's duration is the truth.
+        wave = torch.zeros(round(min(read.duration, settings.max_seconds) * settings.sample_rate))
+        if read.sound is not None:
+            wave[: len(read.sound)] = read.sound[: len(wave)]
+    fps = len(read.frames) / max(read.duration, 1e-6) if read.frames is not None else 0.0
+    return Clip(read.frames, wave, settings.sample_rate, fps, read.has_audio, read.duration, read.size)
+
+
+@dataclass
+class _Read:
+    """A clip while it is read: `Clip`'s fields, the sound not yet cut, `start` of the pictures in seconds if any."""
+
+    frames: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    start: float | None = None
+    duration: float = 0.0
+    sound: Tensor | None = None
+    has_audio: bool = False
+
+
+@contextmanager
+def _named(source: str | Path | bytes, record: str) -> Iterator[None]:
+    """Turns whatever a broken file raises into one line that names it."""
+    name = f"of {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
     origin = f" (from {record})" if record else ""
-    if not Path(path).is_file():
-        what = "is a folder, not a clip" if Path(path).is_dir() else "does not exist"
-        raise ClipError(f"clip {str(path)!r}{origin} {what}: correct the path, or take the record out")
     try:
-        if _is_cut_off(Path(path)):
-            raise EOFError("the file ends within a box")
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ClipError(f"clip {str(path)!r}{origin} has no video stream: take the record out")
-            frames, duration = _read_frames(container, num_frames)
-        with av.open(str(path)) as container:
-            sound = _read_audio(container, sample_rate) if container.streams.audio else None
-    except (av.FFmpegError, OSError, EOFError) as error:
+        yield
+    except ClipError as error:
+        raise ClipError(f"clip {name}{origin} {error}") from None
+    except BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ClipError(
-            f"clip {str(path)!r}{origin} cannot be decoded ({error}): is the file complete? Fetch it again, or take "
+            f"clip {name}{origin} cannot be decoded ({reason[:300]}): is the file complete? Fetch it again, or take "
             "the record out"
         ) from error
-    if not frames:
-        raise ClipError(f"clip {str(path)!r}{origin} holds no frames: fetch it again, or take the record out")
-    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
-    own = (pixels.shape[-2], pixels.shape[-1])
-    if size is not None and own != tuple(size):
-        pixels = video_functional.resize(pixels, list(size), antialias=True)
-    length = round(min(duration, settings.max_seconds) * sample_rate)
-    # AAC begins with priming samples and ends on a whole packet: the picture's duration is the truth.
-    wave = torch.zeros(length)
-    if sound is not None:
-        wave[: len(sound)] = sound[:length]
-    fps = num_frames / max(duration, 1e-6)
-    return Clip(pixels.contiguous(), wave, sample_rate, fps, sound is not None, duration, own)
 
 
-def _is_cut_off(path: Path) -> bool:
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def _scan(source: str | Path | bytes) -> pyav_decoder.Contents:
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        what = "is a folder, not a sound" if Path(source).is_dir() else "does not exist"
+        raise ClipError(f"{what}: correct the path, or take the record out")
+    if _is_cut_off(source):
+        raise EOFError("the file ends within a box")
+    return pyav_decoder.scan(source)
+
+
+def _is_cut_off(source: str | Path | bytes) -> bool:
     """Whether an mp4 or mov file is shorter than its boxes say: FFmpeg may open it without its last track."""
-    end, position = path.stat().st_size, 0
-    with path.open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        end, position = file.seek(0, io.SEEK_END), 0
         while position + 8 <= end:
             file.seek(position)
-            size, kind = struct.unpack(">I4s", file.read(8))
+            size, kind = int.from_bytes(file.read(4), "big"), file.read(4)
             if position == 0 and kind != b"ftyp":
                 return False  # another container
             if size == 1:  # the size follows in eight bytes
@@ -146,38 +192,125 @@ def _is_cut_off(path: Path) -> bool:
     return position != end
 
 
-def _read_frames(container: Any, num_frames: int) -> tuple[list[np.ndarray], float]:
-    """The wanted frames as (H, W, 3) arrays and the duration in seconds; only wanted frames are converted."""
-    stream = container.streams.video[0]
-    available = stream.frames or sum(1 for _ in container.decode(stream))
-    if not stream.frames:
-        container.seek(0)
-    wanted = frame_indices(max(available, 1), num_frames)
-    kept: dict[int, np.ndarray] = {}
-    last: np.ndarray | None = None
-    end = 0.0
-    for index, frame in enumerate(container.decode(stream)):
-        end = index + 1
-        if index in wanted:
-            last = kept[index] = frame.to_ndarray(format="rgb24")
-        if index >= wanted[-1] and stream.frames:
-            break
-    if last is None:
-        return [], 0.0
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    duration = (available if stream.frames else end) / rate
-    # A header may promise more frames than the file holds: the last real one stands in.
-    return [kept.get(index, last) for index in wanted], duration
+def _read_source(source: str | Path | bytes, settings: MediaSettings, read: _Read, own_sound: bool) -> None:
+    """Pictures of a file or folder, and the file's own sound."""
+    if not isinstance(source, bytes) and Path(source).is_dir():
+        _read_folder(Path(source), settings, read)
+        return
+    found = _scan(source)
+    if settings.video or found.track is not None:
+        _read_video(source, found.track, settings, read)
+    elif found.sound is None:
+        raise ClipError("has neither a video nor an audio stream: take the record out")
+    if own_sound and found.sound is not None:
+        read.has_audio = True
+        if settings.audio or not read.duration:
+            _read_sound(source, found, settings, read)
 
 
-def _read_audio(container: Any, sample_rate: int) -> Tensor | None:
-    """Mono audio at the wanted rate, (S,), or None for a track without a sample."""
-    stream = container.streams.audio[0]
-    resampler = av.AudioResampler(format="fltp", layout="mono")
-    pieces = [piece.to_ndarray()[0] for frame in container.decode(stream) for piece in resampler.resample(frame)]
-    pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-    if not pieces:
-        return None
-    wave = torch.from_numpy(np.concatenate(pieces))
-    resampled: Tensor = audio_functional.resample(wave, stream.rate, sample_rate)
-    return resampled
+def _read_video(source: str | Path | bytes, track: Track | None, settings: MediaSettings, read: _Read) -> None:
+    if track is None:
+        raise ClipError("has no video stream: take the record out")
+    if not track.times:
+        raise ClipError("holds no frames: fetch it again, or take the record out")
+    read.start, read.duration = track.start, track.duration
+    if not settings.video:
+        return
+    count = _frame_count(track.duration, settings)
+    height, width = track.size
+    if height * width * 3 * count > MAX_BYTES:
+        raise ValueError(f"{count} frames of {width} x {height} pixels do not fit into memory")
+    frames = _read_pictures(source, track, lambda available: frame_indices(available, count), settings)
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("its pictures change their size")
+    read.size = (frames[0].shape[-2], frames[0].shape[-1])
+    read.frames = _resized(torch.stack(frames), settings)
+
+
+def _read_pictures(
+    source: str | Path | bytes, track: Track, choose: Callable[[int], list[int]], settings: MediaSettings
+) -> list[Tensor]:
+    if settings.decoder != "pyav" and torchcodec_decoder.installed() and torchcodec_decoder.reads(track):
+        try:
+            return list(torchcodec_decoder.read_pictures(source, track, choose(len(track.times))))
+        except BROKEN:
+            pass  # what torchcodec refuses is PyAV's to read or to refuse: both decoders have the same clips
+    return pyav_decoder.read_pictures(source, track, choose)
+
+
+def _frame_count(duration: float, settings: MediaSettings) -> int:
+    if settings.fps is None:
+        return settings.num_frames
+    return min(max(round(duration * settings.fps), 1), settings.num_frames)
+
+
+def _resized(pixels: Tensor, settings: MediaSettings) -> Tensor:
+    """Frames (T, 3, H, W) at the wanted size, or scaled down to the pixel budget."""
+    height, width = pixels.shape[-2:]
+    wanted = settings.frame_size or (height, width)
+    if settings.max_pixels is not None and wanted[0] * wanted[1] > settings.max_pixels:
+        scale = (settings.max_pixels / (wanted[0] * wanted[1])) ** 0.5
+        wanted = (max(int(wanted[0] * scale), 1), max(int(wanted[1] * scale), 1))
+    if tuple(wanted) != (height, width):
+        pixels = video_functional.resize(pixels, list(wanted), antialias=True)
+    return pixels.contiguous()
+
+
+def _read_sound(source: str | Path | bytes, found: pyav_decoder.Contents, settings: MediaSettings, read: _Read) -> None:
+    """The sound in step with the pictures of the same file; without pictures, the sound's duration is the clip's."""
+    assert found.sound is not None
+    limit = min(read.duration or settings.max_seconds, settings.max_seconds)
+    start = read.start if read.start is not None and found.track is not None else None
+    heard = pyav_decoder.read_sound(source, found.sound, settings.sample_rate, limit + max(start or 0.0, 0.0))
+    if heard is None:
+        read.has_audio = False
+        return
+    read.sound, begins = heard
+    if not read.duration:
+        own = len(read.sound) / settings.sample_rate
+        read.duration = own if found.seconds <= limit else max(found.seconds, own)  # decoded whole, or a part
+        return
+    shift = begins - start if start is not None else 0.0
+    if abs(shift) >= read.duration:
+        raise ValueError(f"its sound begins {shift:.2f} s from its pictures, which last {read.duration:.2f} s")
+    samples = round(shift * settings.sample_rate)
+    read.sound = torch.cat([torch.zeros(samples), read.sound]) if samples > 0 else read.sound[-samples:]
+
+
+# -- folders of frames --------------------------------------------------------------------------------------------
+
+
+def _natural(path: Path) -> list[Any]:
+    """Frame 10 comes after frame 9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _read_folder(folder: Path, settings: MediaSettings, read: _Read) -> None:
+    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=_natural)
+    if not paths:
+        raise ClipError("is a folder, and the folder holds no frames: correct the path, or take the record out")
+    read.duration = len(paths) / settings.folder_fps
+    if not settings.video:
+        return
+    wanted = frame_indices(len(paths), _frame_count(read.duration, settings))
+    images = {index: _read_image(paths[index]) for index in dict.fromkeys(wanted)}
+    sizes = sorted({(image.shape[-2], image.shape[-1]) for image in images.values()})
+    if len(sizes) > 1:
+        raise ValueError(f"its frames have sizes {sizes}: all have to have the same")
+    read.size = sizes[0]
+    read.frames = _resized(torch.stack([images[index] for index in wanted]), settings)
+
+
+def _read_image(path: Path) -> Tensor:
+    """One picture, uint8 (3, H, W)."""
+    if path.suffix.lower() != ".bmp":
+        try:
+            pixels: Tensor = torchvision.io.decode_image(str(path), mode="RGB", apply_exif_orientation=True)
+        except RuntimeError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+        if pixels.shape[-2] * pixels.shape[-1] > MAX_PIXELS:
+            raise ValueError(f"{path.name}: {pixels.shape[-1]} x {pixels.shape[-2]} pixels")
+        return pixels
+    with av.open(str(path)) as container:  # torchvision does not know bmp
+        frame = next(container.decode(video=0))
+        return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous()

@@ -45,7 +45,8 @@ def test_grpo_rewards_and_measures_each_clip_in_its_own_label_space(
     grpo_trainer: Callable[..., L.Trainer],
 ) -> None:
     class Rows(L.Callback):
-        seen: list[dict[str, Any]] = []
+        def __init__(self) -> None:
+            self.seen: list[dict[str, Any]] = []
 
         def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
             self.seen += module.rollouts

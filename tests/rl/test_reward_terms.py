@@ -215,6 +215,26 @@ def test_with_goemotions_outputs_the_label_is_looked_up_in_the_methods_table() -
     assert parts["explanation"].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", EXPLANATION_REWARDS)
+def test_completions_of_two_label_spaces_earn_what_they_earn_alone(name: str) -> None:
+    verifier = EmotionVerifier.tiny(["She smiles.", "A frown. It is slow."], GOEMOTIONS)
+    responses = [parse_response(text) for text in TEXTS]
+    spaces, labels = [DFEW, MAFW, MAFW, DFEW], ["happy", "anger", "contempt", "sad"]
+    answers = [space.id(one.answer) for space, one in zip(spaces, responses, strict=True)]
+    truth = [space.id(label) for space, label in zip(spaces, labels, strict=True)]
+    together = Completions(responses, answers, truth, spaces, verifier)
+    alone = [
+        Completions([responses[row]], [answers[row]], [truth[row]], spaces[row], verifier) for row in range(len(TEXTS))
+    ]
+    expected = [float(BUILT_IN[name](one)) for one in alone]
+    assert BUILT_IN[name](together).tolist() == pytest.approx(expected)
+    picked = together.pick([2, 0])
+    assert picked.spaces == [MAFW, DFEW]
+    joined = Completions.join([picked, alone[1]])
+    assert joined.spaces == [MAFW, DFEW, MAFW]
+    assert BUILT_IN[name](joined).tolist() == pytest.approx([expected[2], expected[0], expected[1]])
+
+
 def test_the_rule_reaches_the_reward(verifier_folder: Path) -> None:
     verifier = EmotionVerifier.from_pretrained(str(verifier_folder)).eval()
     everything = ExplanationRule(threshold=0.0, max_labels=7)

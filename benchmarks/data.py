@@ -4,7 +4,7 @@
 
 The bare decoder is the library alone, PyAV or torchcodec, in a plain loop, in as many processes as the loader has
 workers. The loader adds resizing, the prompt with its pixels and mel bands, collating and the way between processes.
-Both sides take turns, each on one thread a process; the table gives medians. Results: benchmarks/results/data.{json,md}.
+Both sides take turns, one thread a process; the table gives medians. Results: benchmarks/results/data.{json,md}.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from erv_lightning.data.pyav_decoder import MAX_PIXELS, Track
 
 MAX_BYTES = 4 * 2**30  # of a clip's frames before they are resized
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+RIFF = int.from_bytes(b"RIFF", "big")  # avi and wav
 # What broken files make the libraries raise: the front turns it into one line about the clip.
 BROKEN = (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
 
@@ -176,12 +177,15 @@ def _scan(source: str | Path | bytes) -> pyav_decoder.Contents:
 
 
 def _is_cut_off(source: str | Path | bytes) -> bool:
-    """Whether an mp4 or mov file is shorter than its boxes say: FFmpeg may open it without its last track."""
+    """Whether an mp4, mov, avi or wav file is shorter than its boxes say: FFmpeg may read it as a shorter clip."""
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         end, position = file.seek(0, io.SEEK_END), 0
         while position + 8 <= end:
             file.seek(position)
             size, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+            if position == 0 and size == RIFF:
+                length = int.from_bytes(kind, "little")
+                return length < 2**32 - 2**16 and length + 8 > end  # written to a pipe, the length is left open
             if position == 0 and kind != b"ftyp":
                 return False  # another container
             if size == 1:  # the size follows in eight bytes

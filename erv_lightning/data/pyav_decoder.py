@@ -74,6 +74,9 @@ def scan(source: str | Path | bytes) -> Contents:
     """
     with open_media(source) as container:
         videos = [stream for stream in container.streams.video if not _is_cover(stream)]
+        unknown = [s.index for s in (*videos[:1], *container.streams.audio[:1]) if s.codec_context is None]
+        if unknown:
+            raise ValueError(f"no decoder for its stream {unknown[0]}")
         streams = [*videos[:1], *container.streams.audio[:1]]
         packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
         for packet in container.demux(streams) if streams else ():

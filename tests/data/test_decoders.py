@@ -130,10 +130,19 @@ def test_frames_are_those_of_a_decoder_that_decodes_all(tmp_path: Path, kind: st
     assert np.array_equal(clip.frames.permute(0, 2, 3, 1).numpy(), wanted)
 
 
+def test_sound_that_begins_before_the_pictures_is_in_step_with_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "late.mkv", times=[time + 700 for time in VARIED], sound=True)
+    whole = load_clip(path, MediaSettings(num_frames=1, decoder="pyav")).audio
+    alone = pyav_decoder.read_sound(path, 1, 16000, 30.0)
+    assert alone is not None
+    heard = alone[0][round((0.7 - alone[1]) * 16000) :]
+    assert torch.equal(whole[: min(len(heard), len(whole))], heard[: len(whole)])
+
+
 def test_torchcodec_is_refused_in_words_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "clip.mp4")
     monkeypatch.setattr(torchcodec_decoder, "installed", lambda: False)
-    with pytest.raises(ValueError, match="data.decoder: pyav"):
+    with pytest.raises(ValueError, match=r"data\.decoder: pyav"):
         load_clip(path, MediaSettings(decoder="torchcodec"))
     assert torch.equal(load_clip(path, MediaSettings()).frames, load_clip(path, MediaSettings(decoder="pyav")).frames)
 
@@ -143,6 +152,26 @@ def test_a_rotated_clip_is_upright(tmp_path: Path) -> None:
     clip = load_clip(write(tmp_path / "clip.mp4", setup=lambda stream: stream.set_display_rotation(90)), PYAV)
     assert clip.size == (64, 48)
     assert torch.equal(clip.frames, torch.rot90(lying.frames, 1, (2, 3)))
+
+
+def test_frames_a_second_are_those_of_the_whole_clip_up_to_the_cap(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", count=40)  # four seconds
+    every = load_clip(path, replace(PYAV, num_frames=40)).frames
+    for fps, cap, count in ((2.0, 100, 8), (2.0, 5, 5), (0.1, 5, 1), (30.0, 16, 16)):
+        clip = load_clip(path, replace(PYAV, fps=fps, num_frames=cap))
+        assert torch.equal(clip.frames, every[frame_indices(40, count)])
+        assert clip.fps == count / 4
+
+
+def test_large_frames_are_scaled_into_the_pixel_budget(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", size=(90, 160))
+    for budget in (100, 3000, 90 * 160):
+        clip = load_clip(path, replace(PYAV, max_pixels=budget))
+        height, width = clip.frames.shape[-2:]
+        assert height * width <= budget
+        assert clip.size == (90, 160)
+        assert width / height == pytest.approx(16 / 9, rel=0.15)
+    assert load_clip(path, replace(PYAV, max_pixels=10**6)).frames.shape[-2:] == (90, 160)
 
 
 def test_frames_of_a_variable_rate_are_counted_and_the_duration_is_by_the_clock(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_with_goemotions_outputs_the_label_is_looked_up_in_the_methods_table() -
 
 @pytest.mark.parametrize("name", EXPLANATION_REWARDS)
 def test_completions_of_two_label_spaces_earn_what_they_earn_alone(name: str) -> None:
-    verifier = EmotionVerifier.tiny(["She smiles.", "A frown. It is slow."], GOEMOTIONS)
+    verifier = EmotionVerifier.tiny(["She smiles.", "A frown. It is slow."], GOEMOTIONS).eval()
     responses = [parse_response(text) for text in TEXTS]
     spaces, labels = [DFEW, MAFW, MAFW, DFEW], ["happy", "anger", "contempt", "sad"]
     answers = [space.id(one.answer) for space, one in zip(spaces, responses, strict=True)]

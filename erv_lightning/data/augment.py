@@ -46,7 +46,8 @@ def _transform_frames(frames: Tensor, transforms: Sequence[nn.Module]) -> Tensor
                 f"{type(transform).__name__} turns frames uint8 {tuple(frames.shape)} into {video.dtype} "
                 f"{tuple(video.shape)}: only height and width may change"
             )
-    return video.as_subclass(Tensor).contiguous()
+    plain: Tensor = video.as_subclass(Tensor).contiguous()
+    return plain
 
 
 def _transform_sound(wave: Tensor, transforms: Sequence[nn.Module]) -> Tensor:

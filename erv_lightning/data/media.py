@@ -45,7 +45,8 @@ class MediaSettings:
         sample_rate: of the audio, in Hz.
         max_seconds: audio beyond is cut.
         folder_fps: frames per second that a folder of frames was taken at.
-        decoder: ``auto`` is torchcodec where it and FFmpeg are installed, PyAV otherwise; frames are the same.
+        decoder: ``auto`` is torchcodec where it and FFmpeg are installed, PyAV otherwise. Frames of intact files are
+            the same; damaged pictures are refused by PyAV only.
         video, audio: whether it is read at all.
     """
 

@@ -21,7 +21,7 @@ import torchaudio.functional as audio_functional
 from torch import Tensor
 
 MAX_PIXELS = 64 * 2**20  # of a picture; more is a broken header
-MAX_KERNEL = 2**26  # elements of a resampling kernel: rates without a common divisor ask for gigabytes
+MAX_KERNEL = 2**24  # elements of a resampling kernel: rates without a common divisor ask for gigabytes
 WORTH_A_SEEK = 16  # frames skipped; decoding fewer costs less than a seek and a decoder that starts anew
 # Their duration is FFmpeg's guess from the bit rate, and no promise of the file.
 GUESSED_DURATION = {"mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "mjpeg"}

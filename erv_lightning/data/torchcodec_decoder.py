@@ -1,7 +1,9 @@
 """Reading pictures with torchcodec, where it and FFmpeg's shared libraries are installed.
 
 It reads what it is known to read bit for bit like PyAV; `reads` says what. FFmpeg's versions differ in how they convert
-pictures of an odd height and of more than eight bits, and torchcodec does not tell corrupt frames.
+pictures of an odd height and of more than eight bits. What torchcodec cannot do is tell a damaged picture: where PyAV
+refuses a frame that FFmpeg flags as corrupt, torchcodec shows what FFmpeg patched it up with. The two are the same for
+intact files; packets that the container itself flags are left to PyAV.
 """
 
 from __future__ import annotations

@@ -109,6 +109,17 @@ def test_a_corrupt_frame_among_the_wanted_is_refused(ramp_clip: Path) -> None:
         pyav_decoder._picture(Corrupt())
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_picture_with_damaged_bytes_is_refused_by_pyav(tmp_path: Path, ramp_clip: Path, suffix: str) -> None:
+    path = transcode(ramp_clip, tmp_path / f"clip.{suffix}")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(ClipError, match="cannot be decoded"):
+        load_clip(path, MediaSettings(num_frames=60, decoder="pyav"))
+
+
 def test_absurd_sizes_are_refused_before_memory_is_asked_for(ramp_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyav_decoder, "MAX_PIXELS", 32 * 48 - 1)
     with pytest.raises(ClipError, match="48 x 32 pixels"):

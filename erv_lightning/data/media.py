@@ -6,24 +6,21 @@ The decoders know files; here are the choice of frames, sizes, lengths, and what
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
 import torch
-import torchvision.io
 import torchvision.transforms.v2.functional as video_functional
 from torch import Tensor
 
-from erv_lightning.data import pyav_decoder, torchcodec_decoder
-from erv_lightning.data.pyav_decoder import MAX_PIXELS, Track
+from erv_lightning.data import frame_folder, pyav_decoder, torchcodec_decoder
+from erv_lightning.data.pyav_decoder import Contents, MediaFile, Track
 
 MAX_BYTES = 4 * 2**30  # of a clip's frames before they are resized
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 RIFF = int.from_bytes(b"RIFF", "big")  # avi and wav
 # What broken files make the libraries raise: the front turns it into one line about the clip.
 BROKEN = (av.FFmpegError, OSError, EOFError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
@@ -121,11 +118,10 @@ def load_clip(
     if audio:
         read.has_audio = True
         if settings.audio or not read.duration:
-            with _named(audio, record):
-                found = _scan(audio)
+            with _named(audio, record), _opened(audio) as (media, found):
                 if found.sound is None:
                     raise ClipError("has no audio stream: correct the path, or take the record out")
-                _read_sound(audio, found, settings, read)
+                _read_sound(media, found, settings, read)
     wave = None
     if settings.audio:
         # AAC begins with priming samples and ends on a whole packet: the picture's duration is the truth.
@@ -168,13 +164,15 @@ def _named(source: str | Path | bytes, record: str) -> Iterator[None]:
 # -- files --------------------------------------------------------------------------------------------------------
 
 
-def _scan(source: str | Path | bytes) -> pyav_decoder.Contents:
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[tuple[MediaFile, Contents]]:
     if not isinstance(source, bytes) and not Path(source).is_file():
         what = "is a folder, not a sound" if Path(source).is_dir() else "does not exist"
         raise ClipError(f"{what}: correct the path, or take the record out")
     if _is_cut_off(source):
         raise EOFError("the file ends within a box")
-    return pyav_decoder.scan(source)
+    with MediaFile(source) as media:
+        yield media, pyav_decoder.scan(media)
 
 
 def _is_cut_off(source: str | Path | bytes) -> bool:
@@ -202,18 +200,18 @@ def _read_source(source: str | Path | bytes, settings: MediaSettings, read: _Rea
     if not isinstance(source, bytes) and Path(source).is_dir():
         _read_folder(Path(source), settings, read)
         return
-    found = _scan(source)
-    if settings.video or found.track is not None:
-        _read_video(source, found.track, settings, read)
-    elif found.sound is None:
-        raise ClipError("has neither a video nor an audio stream: take the record out")
-    if own_sound and found.sound is not None:
-        read.has_audio = True
-        if settings.audio or not read.duration:
-            _read_sound(source, found, settings, read)
+    with _opened(source) as (media, found):
+        if settings.video or found.track is not None:
+            _read_video(media, found.track, settings, read)
+        elif found.sound is None:
+            raise ClipError("has neither a video nor an audio stream: take the record out")
+        if own_sound and found.sound is not None:
+            read.has_audio = True
+            if settings.audio or not read.duration:
+                _read_sound(media, found, settings, read)
 
 
-def _read_video(source: str | Path | bytes, track: Track | None, settings: MediaSettings, read: _Read) -> None:
+def _read_video(media: MediaFile, track: Track | None, settings: MediaSettings, read: _Read) -> None:
     if track is None:
         raise ClipError("has no video stream: take the record out")
     if not track.times:
@@ -225,22 +223,24 @@ def _read_video(source: str | Path | bytes, track: Track | None, settings: Media
     height, width = track.size
     if height * width * 3 * count > MAX_BYTES:
         raise ValueError(f"{count} frames of {width} x {height} pixels do not fit into memory")
-    frames = _read_pictures(source, track, lambda available: frame_indices(available, count), settings)
-    if len({frame.shape for frame in frames}) > 1:
-        raise ValueError("its pictures change their size")
-    read.size = (frames[0].shape[-2], frames[0].shape[-1])
-    read.frames = _resized(torch.stack(frames), settings)
+    pixels = _read_pictures(media, track, lambda available: frame_indices(available, count), settings)
+    read.size = (pixels.shape[-2], pixels.shape[-1])
+    read.frames = _resized(pixels, settings)
 
 
 def _read_pictures(
-    source: str | Path | bytes, track: Track, choose: Callable[[int], list[int]], settings: MediaSettings
-) -> list[Tensor]:
+    media: MediaFile, track: Track, choose: Callable[[int], list[int]], settings: MediaSettings
+) -> Tensor:
+    """The chosen frames, uint8 (T, 3, H, W), channels last in memory, as they come: resizing is fastest so."""
     if settings.decoder != "pyav" and torchcodec_decoder.installed() and torchcodec_decoder.reads(track):
         try:
-            return list(torchcodec_decoder.read_pictures(source, track, choose(len(track.times))))
+            return torchcodec_decoder.read_pictures(media.source, track, choose(len(track.times)))
         except BROKEN:
             pass  # what torchcodec refuses is PyAV's to read or to refuse: both decoders have the same clips
-    return pyav_decoder.read_pictures(source, track, choose)
+    frames = pyav_decoder.read_pictures(media, track, choose)
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("its pictures change their size")
+    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
 
 def _frame_count(duration: float, settings: MediaSettings) -> int:
@@ -261,12 +261,12 @@ def _resized(pixels: Tensor, settings: MediaSettings) -> Tensor:
     return pixels.contiguous()
 
 
-def _read_sound(source: str | Path | bytes, found: pyav_decoder.Contents, settings: MediaSettings, read: _Read) -> None:
+def _read_sound(media: MediaFile, found: Contents, settings: MediaSettings, read: _Read) -> None:
     """The sound in step with the pictures of the same file; without pictures, the sound's duration is the clip's."""
     assert found.sound is not None
     limit = min(read.duration or settings.max_seconds, settings.max_seconds)
     start = read.start if read.start is not None and found.track is not None else None
-    heard = pyav_decoder.read_sound(source, found.sound, settings.sample_rate, limit + max(start or 0.0, 0.0))
+    heard = pyav_decoder.read_sound(media, found.sound, settings.sample_rate, limit + max(start or 0.0, 0.0))
     if heard is None:
         read.has_audio = False
         return
@@ -282,40 +282,13 @@ def _read_sound(source: str | Path | bytes, found: pyav_decoder.Contents, settin
     read.sound = torch.cat([torch.zeros(samples), read.sound]) if samples > 0 else read.sound[-samples:]
 
 
-# -- folders of frames --------------------------------------------------------------------------------------------
-
-
-def _natural(path: Path) -> list[Any]:
-    """Frame 10 comes after frame 9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
 def _read_folder(folder: Path, settings: MediaSettings, read: _Read) -> None:
-    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=_natural)
+    """Pictures of a folder of frames."""
+    paths = frame_folder.frames_in(folder)
     if not paths:
         raise ClipError("is a folder, and the folder holds no frames: correct the path, or take the record out")
     read.duration = len(paths) / settings.folder_fps
-    if not settings.video:
-        return
-    wanted = frame_indices(len(paths), _frame_count(read.duration, settings))
-    images = {index: _read_image(paths[index]) for index in dict.fromkeys(wanted)}
-    sizes = sorted({(image.shape[-2], image.shape[-1]) for image in images.values()})
-    if len(sizes) > 1:
-        raise ValueError(f"its frames have sizes {sizes}: all have to have the same")
-    read.size = sizes[0]
-    read.frames = _resized(torch.stack([images[index] for index in wanted]), settings)
-
-
-def _read_image(path: Path) -> Tensor:
-    """One picture, uint8 (3, H, W)."""
-    if path.suffix.lower() != ".bmp":
-        try:
-            pixels: Tensor = torchvision.io.decode_image(str(path), mode="RGB", apply_exif_orientation=True)
-        except RuntimeError as error:
-            raise ValueError(f"{path.name}: {error}") from error
-        if pixels.shape[-2] * pixels.shape[-1] > MAX_PIXELS:
-            raise ValueError(f"{path.name}: {pixels.shape[-1]} x {pixels.shape[-2]} pixels")
-        return pixels
-    with av.open(str(path)) as container:  # torchvision does not know bmp
-        frame = next(container.decode(video=0))
-        return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous()
+    if settings.video:
+        pixels = frame_folder.read_pictures(paths, frame_indices(len(paths), _frame_count(read.duration, settings)))
+        read.size = (pixels.shape[-2], pixels.shape[-1])
+        read.frames = _resized(pixels, settings)

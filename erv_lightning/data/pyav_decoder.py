@@ -1,8 +1,8 @@
 """Reading media files with PyAV, whose wheel brings FFmpeg along: what a file holds, its pictures, its sound.
 
 `scan` reads packets without decoding them; both decoders pick their frames from what it found. Sound is always read
-here: FFmpeg's AAC decoder gives other last bits in each version, and a clip
-sounds the same whatever reads its pictures.
+here: FFmpeg's AAC decoder gives other last bits in each version, and a clip sounds the same whatever reads its
+pictures.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import torch
-import torchaudio.functional as audio_functional
 from torch import Tensor
+from torchaudio.transforms import Resample
 
 MAX_PIXELS = 64 * 2**20  # of a picture; more is a broken header
 MAX_KERNEL = 2**24  # elements of a resampling kernel: rates without a common divisor ask for gigabytes
@@ -61,34 +63,58 @@ class Contents:
     seconds: float
 
 
-def open_media(source: str | Path | bytes) -> Any:
-    """An open container of a file, or of a media file's content."""
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+class MediaFile:
+    """A file, or a media file's content, opened once for several passes: opening decodes frames to know the streams."""
+
+    def __init__(self, source: str | Path | bytes) -> None:
+        self.source = source
+        self._container: Any = None
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._container is not None:
+            self._container.close()
+
+    def opened(self) -> Any:
+        """The container, newly opened."""
+        self.__exit__()
+        self._container = av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else str(self.source))
+        return self._container
+
+    def rewound(self, stream: int) -> Any:
+        """The container at the stream's first packet. Only of mp4's kin is it known that going back is like opening."""
+        container = self._container
+        if container is None or "mp4" not in container.format.name.split(","):
+            return self.opened()
+        container.seek(-(2**40), stream=container.streams[stream])
+        return container
 
 
-def scan(source: str | Path | bytes) -> Contents:
+def scan(media: MediaFile) -> Contents:
     """Reads all packets, none decoded.
 
     Raises:
         EOFError: the file ends before its header says.
     """
-    with open_media(source) as container:
-        videos = [stream for stream in container.streams.video if not _is_cover(stream)]
-        unknown = [s.index for s in (*videos[:1], *container.streams.audio[:1]) if s.codec_context is None]
-        if unknown:
-            raise ValueError(f"no decoder for its stream {unknown[0]}")
-        streams = [*videos[:1], *container.streams.audio[:1]]
-        packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
-        for packet in container.demux(streams) if streams else ():
-            if packet.size and not packet.is_discard:
-                when = packet.dts if packet.pts is None else packet.pts
-                facts = (when, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt)
-                packets[packet.stream.index].append(facts)
-        _check_end(container, streams, packets)
-        track = _track(videos[0], packets[videos[0].index]) if videos else None
-        sounds = container.streams.audio[:1]
-        seconds = _span(packets[sounds[0].index], sounds[0]) if sounds else 0.0
-        return Contents(track, sounds[0].index if sounds else None, seconds)
+    container = media.opened()
+    videos = [stream for stream in container.streams.video if not _is_cover(stream)]
+    streams = [*videos[:1], *container.streams.audio[:1]]
+    unknown = [stream.index for stream in streams if stream.codec_context is None]
+    if unknown:
+        raise ValueError(f"no decoder for its stream {unknown[0]}")
+    packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
+    for packet in container.demux(streams) if streams else ():
+        if packet.size and not packet.is_discard:
+            when = packet.dts if packet.pts is None else packet.pts
+            facts = (when, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt)
+            packets[packet.stream.index].append(facts)
+    _check_end(container, streams, packets)
+    track = _track(videos[0], packets[videos[0].index]) if videos else None
+    sounds = container.streams.audio[:1]
+    seconds = _span(packets[sounds[0].index], sounds[0]) if sounds else 0.0
+    return Contents(track, sounds[0].index if sounds else None, seconds)
 
 
 def _is_cover(stream: Any) -> bool:
@@ -148,11 +174,11 @@ def _track(stream: Any, packets: list[Any]) -> Track:
 # -- pictures -----------------------------------------------------------------------------------------------------
 
 
-def read_pictures(source: str | Path | bytes, track: Track, choose: Callable[[int], list[int]]) -> list[Tensor]:
+def read_pictures(media: MediaFile, track: Track, choose: Callable[[int], list[int]]) -> list[Tensor]:
     """The chosen frames, each uint8 (3, H, W), upright.
 
     Args:
-        source: the file.
+        media: the file.
         track: of `scan`.
         choose: positions of the wanted frames among so many.
 
@@ -161,15 +187,15 @@ def read_pictures(source: str | Path | bytes, track: Track, choose: Callable[[in
     """
     wanted = choose(len(track.times))
     if track.timed:
-        found = _read_by_time(source, track, sorted({track.times[index] for index in wanted}))
+        found = _read_by_time(media, track, sorted({track.times[index] for index in wanted}))
         if found is not None:
             return [found[track.times[index]] for index in wanted]
     # Packets without times, or that are not a frame each (DivX's packed pairs): what the decoder gives, counted.
-    count = sum(1 for _ in _all_frames(source, track))
+    count = sum(1 for _ in _all_frames(media, track))
     if count < 0.9 * len(track.times):
         raise ValueError(f"only {count} of {len(track.times)} frames can be decoded")
     wanted = choose(count)
-    kept = {i: _picture(frame) for i, frame in enumerate(_all_frames(source, track)) if i in set(wanted)}
+    kept = {i: _picture(frame) for i, frame in enumerate(_all_frames(media, track)) if i in set(wanted)}
     return [kept[index] for index in wanted]
 
 
@@ -186,29 +212,29 @@ def _prepare(container: Any, track: Track) -> Any:
     return stream
 
 
-def _all_frames(source: str | Path | bytes, track: Track) -> Iterator[Any]:
-    with open_media(source) as container:
-        yield from decoded(container, _prepare(container, track))
+def _all_frames(media: MediaFile, track: Track) -> Iterator[Any]:
+    container = media.opened()
+    yield from decoded(container, _prepare(container, track))
 
 
-def _read_by_time(source: str | Path | bytes, track: Track, times: list[int]) -> dict[int, Tensor] | None:
+def _read_by_time(media: MediaFile, track: Track, times: list[int]) -> dict[int, Tensor] | None:
     """Frames by presentation time; None where one does not come out, or comes out corrupt after a seek."""
     found: dict[int, Tensor] = {}
     sought = False
-    with open_media(source) as container:
-        stream = _prepare(container, track)
-        frames, key_times = decoded(container, stream), [when for when, _ in track.keys]
-        position = 0  # of the frame that decoding goes on from
-        for time in times:
-            key = bisect_right(key_times, time) - 1
-            if key >= 0 and bisect_right(track.times, key_times[key]) - 1 - position >= WORTH_A_SEEK:
-                container.seek(track.keys[key][1], stream=stream)  # by decoding time: mp4's index is sorted by it
-                frames, sought = decoded(container, stream), True
-            frame = next((frame for frame in frames if frame.pts is None or frame.pts >= time), None)
-            if frame is None or frame.pts != time or (sought and frame.is_corrupt):
-                return None
-            found[time] = _picture(frame)
-            position = bisect_right(track.times, time)
+    container = media.rewound(track.stream)
+    stream = _prepare(container, track)
+    frames, key_times = decoded(container, stream), [when for when, _ in track.keys]
+    position = 0  # of the frame that decoding goes on from
+    for time in times:
+        key = bisect_right(key_times, time) - 1
+        if key >= 0 and bisect_right(track.times, key_times[key]) - 1 - position >= WORTH_A_SEEK:
+            container.seek(track.keys[key][1], stream=stream)  # by decoding time: mp4's index is sorted by it
+            frames, sought = decoded(container, stream), True
+        frame = next((frame for frame in frames if frame.pts is None or frame.pts >= time), None)
+        if frame is None or frame.pts != time or (sought and frame.is_corrupt):
+            return None
+        found[time] = _picture(frame)
+        position = bisect_right(track.times, time)
     return found
 
 
@@ -221,33 +247,35 @@ def _picture(frame: Any) -> Tensor:
     )
     pixels = torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1)
     turns = round(frame.rotation / 90) % 4
-    return torch.rot90(pixels, turns, (1, 2)).contiguous()
+    return torch.rot90(pixels, turns, (1, 2)) if turns else pixels
 
 
 # -- sound --------------------------------------------------------------------------------------------------------
 
 
-def read_sound(
-    source: str | Path | bytes, stream: int, sample_rate: int, seconds: float
-) -> tuple[Tensor, float] | None:
+def read_sound(media: MediaFile, stream: int, sample_rate: int, seconds: float) -> tuple[Tensor, float] | None:
     """The first `seconds` (or more) of a sound, (S,) at `sample_rate`, and its start in seconds; None: no sample."""
-    pieces: list[Tensor] = []
+    pieces: list[Any] = []  # each (channels, S)
     resampler = av.AudioResampler(format="fltp")
     rate, start, heard = 0, 0.0, 0
-    with open_media(source) as container:
-        for frame in container.decode(container.streams[stream]):
-            if frame.is_corrupt:
-                raise ValueError(f"the sound at {frame.time} s is corrupt")
-            if not rate:
-                rate, start = frame.sample_rate, frame.time or 0.0
-            elif rate != frame.sample_rate:
-                raise ValueError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
-            for piece in resampler.resample(frame):
-                pieces.append(torch.from_numpy(piece.to_ndarray()).mean(0))  # (channels, S) → (S,)
-                heard += len(pieces[-1])
-            if heard >= (seconds + 0.1) * rate:  # beyond the cut, so that the resampling filter does not see it
-                break
-    return (_resample(torch.cat(pieces), rate, sample_rate), start) if pieces else None
+    container = media.rewound(stream)
+    for frame in container.decode(container.streams[stream]):
+        if frame.is_corrupt:
+            raise ValueError(f"the sound at {frame.time} s is corrupt")
+        if not rate:
+            rate, start = frame.sample_rate, frame.time or 0.0
+        elif rate != frame.sample_rate:
+            raise ValueError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
+        for piece in [frame] if frame.format.name == "fltp" else resampler.resample(frame):
+            pieces.append(piece.to_ndarray())
+            heard += pieces[-1].shape[1]
+        if heard >= (seconds + 0.1) * rate:  # beyond the cut, so that the resampling filter does not see it
+            break
+    if not pieces:
+        return None
+    if len({len(piece) for piece in pieces}) > 1:
+        raise ValueError("its sound changes its number of channels")
+    return _resample(torch.from_numpy(np.concatenate(pieces, axis=1)).mean(0), rate, sample_rate), start
 
 
 def _resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
@@ -256,5 +284,11 @@ def _resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
         raise ValueError(f"its sound would have {rate} Hz")
     if not bool(wave.isfinite().all()):
         raise ValueError("its sound holds values that are no numbers")
-    resampled: Tensor = audio_functional.resample(wave, rate, sample_rate)
+    resampled: Tensor = _resampler(rate, sample_rate)(wave)
     return resampled.clamp(-1, 1)
+
+
+@lru_cache(maxsize=16)
+def _resampler(rate: int, sample_rate: int) -> Any:
+    """With its kernel, which takes longer to make than a short clip to resample."""
+    return Resample(rate, sample_rate, dtype=torch.float32)

@@ -16,6 +16,7 @@ import torch
 
 from erv_lightning.data import pyav_decoder, torchcodec_decoder
 from erv_lightning.data.media import MediaSettings, frame_indices, load_clip
+from erv_lightning.data.pyav_decoder import MediaFile
 
 PYAV = MediaSettings(num_frames=5, decoder="pyav")
 
@@ -108,12 +109,13 @@ def test_both_decoders_give_the_same_frames_and_the_same_sound(tmp_path: Path, b
 def test_torchcodec_itself_reads_the_usual_kinds_to_the_bit(tmp_path: Path, both: None, kind: str) -> None:
     how = dict(KINDS[kind])
     path = write(tmp_path / f"clip.{how.pop('suffix', 'mp4')}", **how)
-    track = pyav_decoder.scan(path).track
-    assert track is not None
-    assert torchcodec_decoder.reads(track)
-    wanted = list(range(len(track.times)))
-    theirs = torchcodec_decoder.read_pictures(path, track, wanted)
-    assert torch.equal(theirs, torch.stack(pyav_decoder.read_pictures(path, track, lambda _: wanted)))
+    with MediaFile(path) as media:
+        track = pyav_decoder.scan(media).track
+        assert track is not None
+        assert torchcodec_decoder.reads(track)
+        wanted = list(range(len(track.times)))
+        theirs = torchcodec_decoder.read_pictures(path, track, wanted)
+        assert torch.equal(theirs, torch.stack(pyav_decoder.read_pictures(media, track, lambda _: wanted)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +135,8 @@ def test_frames_are_those_of_a_decoder_that_decodes_all(tmp_path: Path, kind: st
 def test_sound_that_begins_before_the_pictures_is_in_step_with_them(tmp_path: Path) -> None:
     path = write(tmp_path / "late.mkv", times=[time + 700 for time in VARIED], sound=True)
     whole = load_clip(path, MediaSettings(num_frames=1, decoder="pyav")).audio
-    alone = pyav_decoder.read_sound(path, 1, 16000, 30.0)
+    with MediaFile(path) as media:
+        alone = pyav_decoder.read_sound(media, 1, 16000, 30.0)
     assert alone is not None
     heard = alone[0][round((0.7 - alone[1]) * 16000) :]
     assert torch.equal(whole[: min(len(heard), len(whole))], heard[: len(whole)])

@@ -42,7 +42,7 @@ class ClipCache:
         source: str | Path | bytes,
         settings: MediaSettings = MediaSettings(),  # noqa: B008  # frozen
         *,
-        audio: str = "",
+        audio: str | bytes = "",
         record: str = "",
     ) -> Clip:
         """The clip, as `load_clip` gives it. A clip that cannot be used is not stored, so it is tried again."""
@@ -57,7 +57,7 @@ class ClipCache:
 
     # -- names -----------------------------------------------------------------------------------------------
 
-    def _path(self, source: str | Path | bytes, settings: MediaSettings, audio: str) -> Path | None:
+    def _path(self, source: str | Path | bytes, settings: MediaSettings, audio: str | bytes) -> Path | None:
         """Where the clip belongs, or None where its content cannot be read: decoding says why."""
         wanted = {**asdict(settings), "decoder": ""}  # both decoders give the same
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -117,6 +117,7 @@ class ClipDataset(Dataset[Item]):
         train: augment, and let others stand in for clips that cannot be used.
         keep: keep items in memory (not the augmented ones).
         cache: decoded clips on disk.
+        media: clip and separate sound of a sample, see `ClipSource.media`.
     """
 
     def __init__(
@@ -128,11 +129,12 @@ class ClipDataset(Dataset[Item]):
         train: bool,
         keep: bool = False,
         cache: ClipCache | None = None,
+        media: Callable[[Sample], tuple[str | bytes, str | bytes]] = lambda sample: (sample.clip, sample.audio),
     ) -> None:
         self.samples, self.encoder, self.rules, self.train = samples, encoder, rules, train
         self.augmented = train and bool(rules.video_transforms or rules.audio_transforms)
         self.kept: dict[int, tuple[Sample, Any, bool]] | None = {} if keep and not self.augmented else None
-        self.load = load_clip if cache is None else cache.load
+        self.load, self.media = load_clip if cache is None else cache.load, media
         self._of_dataset: dict[str, list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
             self._of_dataset[sample.dataset].append(index)
@@ -189,7 +191,11 @@ class ClipDataset(Dataset[Item]):
         media = self.rules.media
         if not media.video and not media.audio:
             return Clip(None, None, media.sample_rate, 0.0, False, 0.0, (0, 0))
-        return self.load(sample.clip, media, audio=sample.audio, record=record)
+        try:
+            clip, audio = self.media(sample)
+        except OSError as error:
+            raise ClipError(f"clip {sample.clip!r} (from {record}) cannot be fetched: {error}") from error
+        return self.load(clip, media, audio=audio, record=record)
 
     def _question(self, sample: Sample, record: str) -> str:
         if "text" not in self.rules.modalities:

@@ -296,6 +296,7 @@ class ClipDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
             even=train,
+            blocks=self.source.blocks(self.splits[part]) if train and self.unit == "clips" else None,
         )
         if train and len(sampler) < batch_size:
             raise ValueError(
@@ -335,5 +336,6 @@ class ClipDataModule(L.LightningDataModule):
                 train=part == "train",
                 keep=self.keep_in_memory,
                 cache=self.cache,
+                media=self.source.media,
             )
         return self._datasets[part]

@@ -18,6 +18,7 @@ import torchvision.transforms.v2.functional as video_functional
 from torch import Tensor
 
 from erv_lightning.data import frame_folder, pyav_decoder, torchcodec_decoder
+from erv_lightning.data.frame_folder import Folder
 from erv_lightning.data.pyav_decoder import Contents, MediaFile, Track
 
 MAX_BYTES = 4 * 2**30  # of a clip's frames before they are resized
@@ -92,14 +93,14 @@ def frame_indices(available: int, wanted: int) -> list[int]:
 
 
 def load_clip(
-    source: str | Path | bytes, settings: MediaSettings = MediaSettings(), *, audio: str = "", record: str = ""
+    source: str | Path | bytes, settings: MediaSettings = MediaSettings(), *, audio: str | bytes = "", record: str = ""
 ) -> Clip:
     """Decodes the frames and the audio of a clip.
 
     Args:
-        source: the media file, a folder of frames, or a media file's content.
+        source: the media file or a folder of frames; or the content of either, a folder's as a zip archive.
         settings: what is read.
-        audio: a separate sound file; "" for the clip's own sound.
+        audio: a separate sound file, or its content; "" for the clip's own sound.
         record: the annotation that names the clip, for error messages.
 
     Raises:
@@ -197,8 +198,9 @@ def _is_cut_off(source: str | Path | bytes) -> bool:
 
 def _read_source(source: str | Path | bytes, settings: MediaSettings, read: _Read, own_sound: bool) -> None:
     """Pictures of a file or folder, and the file's own sound."""
-    if not isinstance(source, bytes) and Path(source).is_dir():
-        _read_folder(Path(source), settings, read)
+    folder = frame_folder.of(source)
+    if folder is not None:
+        _read_folder(folder, settings, read)
         return
     with _opened(source) as (media, found):
         if settings.video or found.track is not None:
@@ -282,7 +284,7 @@ def _read_sound(media: MediaFile, found: Contents, settings: MediaSettings, read
     read.sound = torch.cat([torch.zeros(samples), read.sound]) if samples > 0 else read.sound[-samples:]
 
 
-def _read_folder(folder: Path, settings: MediaSettings, read: _Read) -> None:
+def _read_folder(folder: Folder, settings: MediaSettings, read: _Read) -> None:
     """Pictures of a folder of frames."""
     paths = frame_folder.frames_in(folder)
     if not paths:

@@ -93,6 +93,14 @@ class ClipSource(ABC):
     def samples(self, split: str) -> list[Sample]:
         """All samples of a split, in a fixed order. Raises ValueError for a split the source does not have."""
 
+    def media(self, sample: Sample) -> tuple[str | bytes, str | bytes]:
+        """What to decode for a sample of this source: its clip and its separate sound, as paths or as content."""
+        return sample.clip, sample.audio
+
+    def blocks(self, split: str) -> list[int] | None:
+        """How many samples of a split, in their order, lie together each time, where fetching them apart costs more."""
+        return None
+
     def published(self, splits: Sequence[str]) -> Published | None:
         """What its authors report of these splits together, e.g. ``("train", "val")``; None where nothing is known."""
         return None

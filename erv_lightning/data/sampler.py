@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Sampler
 
+WINDOW = 8  # shards that a process reads from at a time
+
 
 class Draw(NamedTuple):
     """A sample's turn: which one, and in which epoch, on which its augmentation depends."""
@@ -32,6 +34,9 @@ class EpochSampler(Sampler[Draw]):
         shuffle: in order if False.
         rank, world: this process and how many there are.
         even: the same number of samples on every rank (training).
+        blocks: numbers of samples, in their order, that lie together, in one shard each. The shuffle then is one of the
+            blocks and, within `WINDOW` of them at a time, of samples, and a rank's share is one piece of the order:
+            each shard is fetched once, by one rank.
     """
 
     def __init__(
@@ -43,7 +48,11 @@ class EpochSampler(Sampler[Draw]):
         rank: int = 0,
         world: int = 1,
         even: bool = False,
+        blocks: Sequence[int] | None = None,
     ) -> None:
+        if blocks is not None and sum(blocks) != len(weights):
+            raise ValueError(f"blocks hold {sum(blocks)} samples of {len(weights)}")
+        self._block = None if blocks is None else [place for place, size in enumerate(blocks) for _ in range(size)]
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.world, self.even = rank, world, even
         self.epoch = 0
@@ -65,12 +74,32 @@ class EpochSampler(Sampler[Draw]):
         # One seed from the pair: adding them would make (seed 1, epoch 0) repeat (seed 0, epoch 1).
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = self._epoch(generator)
+        skip, self.skip = self.skip, 0
+        if self._block is not None:
+            own = self._windows(order, self._block, generator)
+            # ranks differ by at most one sample, as elsewhere
+            ends = [place * self.size // self.world for place in range(self.world + 1)]
+            own = own[ends[self.rank] : ends[self.rank + 1]]
+            return (Draw(index, self.epoch) for index in own[skip : len(self)])
         if self.shuffle:
             order = [order[place] for place in torch.randperm(len(order), generator=generator).tolist()]
         if self.even:
             order = order[: self.size - self.size % self.world]
-        skip, self.skip = self.skip, 0
         return (Draw(index, self.epoch) for index in islice(order, self.rank + skip * self.world, None, self.world))
+
+    @staticmethod
+    def _windows(order: list[int], block: Sequence[int], generator: torch.Generator) -> list[int]:
+        """The order shuffled by blocks and, within a few of them, by samples."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for index in order:
+            members[block[index]].append(index)
+        present = list(members)
+        shuffled = [present[place] for place in torch.randperm(len(present), generator=generator).tolist()]
+        mixed: list[int] = []
+        for start in range(0, len(shuffled), WINDOW):
+            window = [index for one in shuffled[start : start + WINDOW] for index in members[one]]
+            mixed += [window[place] for place in torch.randperm(len(window), generator=generator).tolist()]
+        return mixed
 
     def _epoch(self, generator: torch.Generator) -> list[int]:
         """The samples of an epoch, each as often as it is drawn, in the order of the data."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from erv_lightning.data.readers.files import raise_problems
@@ -27,6 +26,8 @@ class MixedClips(ClipSource):
                 f"data.source.init_args.weights is {weights}: one number above 0 for each of {len(sources)} sources"
             )
 
+        self._owner: dict[tuple[str, str, str], ClipSource] = {}
+
     def prepare(self) -> None:
         """Makes each ready."""
         for source in self.sources:
@@ -48,10 +49,18 @@ class MixedClips(ClipSource):
                         f"{sample.record or sample.id}: the id {sample.id!r} of data set {sample.dataset!r} stands "
                         f"already at {other.record or other.id}: give one of the sources another dataset name"
                     )
+                self._owner[sample.dataset, sample.split, sample.id] = source
                 found[sample.dataset, sample.id] = replace(sample, weight=sample.weight * weight)
         raise_problems(problems)
         return list(found.values())
 
-    def parts(self, splits: Sequence[str]) -> list[tuple[ClipSource, list[Sample]]]:
-        """Each source with its own samples of these splits."""
-        return [(source, [one for split in splits for one in source.samples(split)]) for source in self.sources]
+    def media(self, sample: Sample) -> tuple[str | bytes, str | bytes]:
+        """What the sample's own source has."""
+        return self._owner[sample.dataset, sample.split, sample.id].media(sample)
+
+    def blocks(self, split: str) -> list[int] | None:
+        """Those of the sources; each sample alone where a source has none. None where no source has any."""
+        blocks = [(source.blocks(split), source) for source in self.sources]
+        if all(own is None for own, _ in blocks):
+            return None
+        return [size for own, source in blocks for size in (own or [1] * len(source.samples(split)))]

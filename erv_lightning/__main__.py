@@ -16,6 +16,7 @@ USAGE = """python -m erv_lightning VERB …
   validate  measure a run on the validation split
   test      measure a run on the test split, write predictions.jsonl
   predict   write predictions.jsonl without measuring
+  data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
@@ -41,6 +42,12 @@ def _compare(verb: str) -> Callable[[list[str]], int]:
     return main
 
 
+def _data(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.data import main
+
+    return main
+
+
 def _demo(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.demo import main
 
@@ -53,6 +60,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "validate": _lightning,
     "test": _lightning,
     "predict": _lightning,
+    "data": _data,
     "compare": _compare,
     "demo": _demo,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import yaml
@@ -33,7 +36,7 @@ from erv_lightning.data.readers import JsonlClips, SyntheticClips
 from erv_lightning.errors import ConfigError, ParseError, explain_parse_error
 from erv_lightning.judges import VerifierJudge
 from erv_lightning.models import QwenOmniBackbone
-from erv_lightning.models.backbone import LoraSpec
+from erv_lightning.models.backbone import Backbone, LoraSpec
 from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
 from erv_lightning.prerequisites import train_missing
 from erv_lightning.rl.reward_terms import ExplanationRule
@@ -263,31 +266,78 @@ class ErvCLI(LightningCLI):
         )
 
 
+@contextmanager
+def _explained(files: list[config_files.ConfigFile]) -> Iterator[None]:
+    """Turns the parser's pages into one line."""
+    try:
+        yield
+    except ParseError as error:
+        contents = {file.path: file.content for file in files}
+        raise ConfigError(explain_parse_error(str(error), _known_keys(), contents)) from error
+    except ValueError as error:
+        # A class that refuses its settings: the parser hides what it said among much else.
+        if "Union subtypes" in str(error):
+            raise ConfigError(explain_parse_error(str(error), _known_keys(), {})) from error
+        raise
+
+
 def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> int:
     """Runs one of the four verbs over checked config files; returns the exit status."""
     for package in ("lightning.pytorch.utilities", "lightning.fabric.utilities", "lightning_utilities.core"):
         logging.getLogger(f"{package}.rank_zero").addFilter(_NoAdvertisements())
     cli: ErvCLI = ErvCLI.__new__(ErvCLI)  # at hand below even when its constructor, which runs the verb, raises
-    try:
-        cli.__init__(argv, files, stage)  # type: ignore[misc]
-    except ParseError as error:
-        contents = {file.path: file.content for file in files}
-        raise ConfigError(explain_parse_error(str(error), _known_keys(), contents)) from error
-    except MisconfigurationException as error:  # Lightning's word for a trainer that cannot be
-        cli.put_back()
-        raise ConfigError(f"trainer (accelerator, devices, strategy): {error}") from error
-    except ValueError as error:
-        cli.put_back()
-        # A class that refuses its settings: the parser hides what it said among much else.
-        if "Union subtypes" in str(error):
-            raise ConfigError(explain_parse_error(str(error), _known_keys(), {})) from error
-        raise
-    except Exception:
-        cli.put_back()
-        raise
-    except SystemExit as stop:
-        cli.put_back()  # Ctrl-C before the first step
-        interrupted = getattr(getattr(cli, "interrupt", None), "interrupted", False)
-        interrupted = interrupted or isinstance(stop.__context__, KeyboardInterrupt)
-        return 130 if interrupted else int(stop.code or 0)
+    with _explained(files):
+        try:
+            cli.__init__(argv, files, stage)  # type: ignore[misc]
+        except ParseError:
+            raise
+        except MisconfigurationException as error:  # Lightning's word for a trainer that cannot be
+            cli.put_back()
+            raise ConfigError(f"trainer (accelerator, devices, strategy): {error}") from error
+        except Exception:
+            cli.put_back()
+            raise
+        except SystemExit as stop:
+            cli.put_back()  # Ctrl-C before the first step
+            interrupted = getattr(getattr(cli, "interrupt", None), "interrupted", False)
+            interrupted = interrupted or isinstance(stop.__context__, KeyboardInterrupt)
+            return 130 if interrupted else int(stop.code or 0)
     return 0
+
+
+# -- the data alone -----------------------------------------------------------------------------------------------
+
+
+class _DataCLI(ErvCLI):
+    """The same settings, of which only the data module and the module, without weights, are built; nothing runs."""
+
+    def before_instantiate_classes(self) -> None:
+        """Trains nothing first."""
+        self._check_settings()
+
+    def instantiate_classes(self) -> None:
+        """No trainer."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+def read_data(argv: list[str], files: list[config_files.ConfigFile]) -> tuple[ClipDataModule, Namespace]:
+    """The data module of a run that is not run, and the run's settings."""
+    with _explained(files):
+        cli = _DataCLI(["fit", *argv], files, config_files.stage_of(files))
+    return cast("ClipDataModule", cli.datamodule), cli.settings
+
+
+def prompt_encoder(settings: Namespace) -> Any:
+    """What makes the prompts of a run, without weights.
+
+    Raises:
+        ValueError: the policy's processor is not there.
+    """
+    backbone = settings.model.init_args.backbone
+    module, _, name = backbone.class_path.rpartition(".")
+    made: type[Backbone] = getattr(importlib.import_module(module), name)
+    return made.prompt_encoder(**dict(backbone.get("init_args") or {}))

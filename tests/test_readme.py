@@ -11,6 +11,7 @@ import pytest
 import yaml
 from cli_fixtures import ROOT, Checkout
 
+from erv_lightning.__main__ import VERBS
 from erv_lightning.commands import compare
 
 pytest_plugins = ("cli_fixtures",)
@@ -35,7 +36,7 @@ def test_the_readme_shows_every_stage_and_the_comparison() -> None:
     text = "\n".join(COMMANDS)
     assert all(f"configs/{stage}.yaml" in text for stage in ("sft", "verifier", "grpo"))
     assert any(command.startswith("compare") for command in COMMANDS)
-    assert {command.split()[0] for command in COMMANDS} <= {"fit", "validate", "test", "predict", "compare", "demo"}
+    assert {command.split()[0] for command in COMMANDS} <= set(VERBS)
 
 
 @pytest.mark.parametrize("command", LIGHTNING)

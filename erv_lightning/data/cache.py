@@ -61,27 +61,12 @@ class ClipCache:
         """Where the clip belongs, or None where its content cannot be read: decoding says why."""
         wanted = {**asdict(settings), "decoder": ""}  # both decoders give the same
         try:
-            digests = [self._digest(part) for part in (source, audio) if part]
+            digests = [content_digest(part, self._digests) for part in (source, audio) if part]
         except OSError:
             return None
         key = json.dumps([VERSION, digests, wanted])
         name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
-
-    def _digest(self, source: str | Path | bytes) -> str:
-        """Of a file's content, or of all files of a folder; read once as long as size and time stay the same."""
-        if isinstance(source, bytes):
-            return hashlib.blake2b(source, digest_size=20).hexdigest()
-        path = Path(source)
-        if path.is_dir():
-            parts = [f"{file.name}:{self._digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
-            return self._digest("\n".join(parts).encode())
-        stat = path.stat()
-        key = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
-        if key not in self._digests:
-            with path.open("rb") as file:
-                self._digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
-        return self._digests[key]
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -148,3 +133,25 @@ def _read(path: Path) -> Clip | None:
         return None
     rest["size"] = tuple(rest["size"])
     return Clip(tensors.get("frames"), tensors.get("audio"), **rest)
+
+
+def content_digest(source: str | Path | bytes, known: dict[tuple[str, int, int], str] | None = None) -> str:
+    """Of a file's content, or of all files of a folder.
+
+    Args:
+        source: the file, the folder, or the content itself.
+        known: what was read before; files whose size and time are the same are not read again.
+    """
+    known = {} if known is None else known
+    if isinstance(source, bytes):
+        return hashlib.blake2b(source, digest_size=20).hexdigest()
+    path = Path(source)
+    if path.is_dir():
+        parts = [f"{file.name}:{content_digest(file, known)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return content_digest("\n".join(parts).encode())
+    stat = path.stat()
+    key = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+    return known[key]

@@ -175,7 +175,7 @@ class ClipDataset(Dataset[Item]):
         if self.augmented:
             key = f"{self.rules.seed}/{epoch}/{sample.dataset}/{sample.id}"
             clip = augment(clip, self.rules.video_transforms, self.rules.audio_transforms, key)
-        prompt = self.encoder.encode_prompt(self._question(sample, record), clip)
+        prompt = make_prompt(sample, clip, self.encoder, self.rules)
         tokens, most = len(prompt.input_ids), self.rules.max_prompt_tokens
         if most is not None and tokens > most:
             raise ClipError(
@@ -197,15 +197,6 @@ class ClipDataset(Dataset[Item]):
             raise ClipError(f"clip {sample.clip!r} (from {record}) cannot be fetched: {error}") from error
         return self.load(clip, media, audio=audio, record=record)
 
-    def _question(self, sample: Sample, record: str) -> str:
-        if "text" not in self.rules.modalities:
-            return sample.question
-        if not sample.subtitle:
-            if self.rules.modalities == ("text",):
-                raise ClipError(f"{record} has no subtitle, and data.modalities is [text]: take the record out")
-            return sample.question
-        return f'Subtitle: "{sample.subtitle}"\n{sample.question}'
-
     def collate(self, items: Sequence[Item]) -> ClipBatch:
         """A batch of the usable ones."""
         usable = [item.usable for item in items if item.usable is not None]
@@ -214,3 +205,21 @@ class ClipDataset(Dataset[Item]):
         prompts = self.encoder.collate(ids, [prompt for _, prompt, _ in usable]) if usable else None
         silent = [sample.id for sample, _, has_audio in usable if not has_audio]
         return ClipBatch(samples, prompts, silent, [one for item in items for one in item.bad])
+
+
+def make_prompt(sample: Sample, clip: Clip, encoder: PromptEncoder, rules: ClipRules) -> Any:
+    """What the policy reads of a sample.
+
+    Raises:
+        ClipError: a clip that the encoder cannot take, or no subtitle where there is nothing else.
+    """
+    record, question = sample.record or sample.id, sample.question
+    if "text" in rules.modalities:
+        if sample.subtitle:
+            question = f'Subtitle: "{sample.subtitle}"\n{question}'
+        elif tuple(rules.modalities) == ("text",):
+            raise ClipError(f"{record} has no subtitle, and data.modalities is [text]: take the record out")
+    try:
+        return encoder.encode_prompt(question, clip)
+    except ValueError as error:
+        raise ClipError(f"no prompt can be made of {record}: {error}") from error

@@ -327,15 +327,18 @@ class ClipDataModule(L.LightningDataModule):
         if self.encoder is None:
             raise ValueError("data.unit is 'clips' but no policy has set an encoder: is this a verifier's config?")
         if part not in self._datasets or self._datasets[part].encoder is not self.encoder:
-            media = self.rules.media
-            seconds = min(media.max_seconds, self.encoder.max_audio_seconds)
             self._datasets[part] = ClipDataset(
                 self.samples(part),
                 self.encoder,
-                replace(self.rules, media=replace(media, max_seconds=seconds)),
+                self.rules_for(self.encoder),
                 train=part == "train",
                 keep=self.keep_in_memory,
                 cache=self.cache,
                 media=self.source.media,
             )
         return self._datasets[part]
+
+    def rules_for(self, encoder: PromptEncoder) -> ClipRules:
+        """The rules with no more sound than the encoder reads."""
+        media = self.rules.media
+        return replace(self.rules, media=replace(media, max_seconds=min(media.max_seconds, encoder.max_audio_seconds)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from dataclasses import asdict
@@ -17,7 +18,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from erv_lightning.data.media import Clip, ClipError, MediaSettings, load_clip
+from erv_lightning.data.media import Clip, MediaSettings, load_clip
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is stored; another version reads no files of this one
 SLACK = 0.9  # making room goes on until so much of the limit is left filled
@@ -36,6 +39,7 @@ class ClipCache:
         self.folder, self.limit = Path(folder), limit
         self._digests: dict[tuple[str, int, int], str] = {}
         self._written = 0
+        self._writes = True  # until that fails
 
     def load(
         self,
@@ -52,7 +56,8 @@ class ClipCache:
         clip = _read(path)
         if clip is None:
             clip = load_clip(source, settings, audio=audio, record=record)
-            self._write(path, clip)
+            if self._writes:
+                self._write(path, clip)
         return clip
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -79,18 +84,21 @@ class ClipCache:
             "duration": clip.duration,
             "size": clip.size,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
+        unfinished = ""
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            os.close(handle)
             save_file(tensors, unfinished, metadata={"clip": json.dumps(rest)})
             os.replace(unfinished, path)
-        except OSError as error:
-            raise ClipError(
-                f"the cache {str(self.folder)!r} cannot be written ({error}): make room, or set data.cache: null"
-            ) from error
+        except (OSError, SafetensorError) as error:
+            # no reason to end a run: it reads clips as it would without a cache
+            log.warning(f"the cache {str(self.folder)!r} cannot be written, so no more clips are kept ({error})")
+            self._writes = False
+            return
         finally:
-            Path(unfinished).unlink(missing_ok=True)
+            if unfinished:
+                Path(unfinished).unlink(missing_ok=True)
         self._written += 1
         if self._written % CHECK_EVERY == 1:  # at the first too: a process may write few
             self.make_room()

@@ -182,8 +182,8 @@ def against_decoder(size: str, paths: list[str], decoder: str, workers: int, rou
 
 def with_cache(size: str, paths: list[str], folder: Path, rounds: int) -> dict[str, Any]:
     """A pass that decodes against one that reads the cache, in turn."""
-    plain = passes(_data(paths, "auto", 0), rounds)
-    cached = passes(_data(paths, "auto", 0, cache=str(folder)), rounds)
+    plain = passes(_data(paths, "pyav", 0), rounds)
+    cached = passes(_data(paths, "pyav", 0, cache=str(folder)), rounds)
     pairs = [(next(cached), next(plain)) for _ in range(rounds)]
     return {
         "clips": size,

@@ -129,7 +129,7 @@ class ClipDataModule(L.LightningDataModule):
         sample_rate: int = 16000,
         max_seconds: float = 30.0,
         folder_fps: float = 25.0,
-        decoder: Literal["auto", "torchcodec", "pyav"] = "auto",
+        decoder: Literal["auto", "torchcodec", "pyav"] = "pyav",
         max_prompt_tokens: int | None = None,
         on_bad_clip: Literal["error", "skip"] = "error",
         video_transforms: Sequence[nn.Module] = (),

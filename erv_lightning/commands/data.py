@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("check", help="counts, clips that cannot be used, lengths, leaks", allow_abbrev=False)
     check.add_argument("--json", action="store_true", help="one JSON object on standard output, for scripts")
     check.add_argument("--no-media", action="store_true", help="read the annotations only")
-    check.add_argument("--limit", type=int, metavar="N", help="look at the first N clips of each split only")
+    check.add_argument("--limit", type=_count, metavar="N", help="look at the first N clips of each split only")
     check.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: %(default)s)")
     export = verbs.add_parser("export", help="write a split as .jsonl or .parquet", allow_abbrev=False)
     export.add_argument("--split", required=True, help="e.g. train")
@@ -68,13 +68,33 @@ def _splits(data: ClipDataModule) -> list[str]:
     return list(dict.fromkeys(data.splits[part] for part in PARTS))  # type: ignore[index]
 
 
+def _count(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def _readable(data: ClipDataModule) -> tuple[dict[str, list[Sample]], str]:
+    """The samples of each split. `fit` needs no test split, so one that is not there is said and nothing more."""
+    train, val, test = (data.splits[part] for part in PARTS)  # type: ignore[index]
+    samples = {split: data.source.samples(split) for split in dict.fromkeys((train, val))}
+    if test in samples:
+        return samples, ""
+    try:
+        samples[test] = data.source.samples(test)
+    except ValueError as error:
+        return samples, f"no test split: {error}"
+    return samples, ""
+
+
 def _check(args: argparse.Namespace, data: ClipDataModule, settings: Any) -> int:
     """Exit status 1 where something would break a run."""
     from erv_lightning.cli import prompt_encoder
     from erv_lightning.data.check import Prober, check
     from erv_lightning.report.data_check import print_report
 
-    samples = {split: data.source.samples(split) for split in _splits(data)}
+    samples, absent = _readable(data)
     probes: dict[str, Sequence[Any]] = {}
     why = ""
     if data.unit == "clips" and not args.no_media:
@@ -90,9 +110,8 @@ def _check(args: argparse.Namespace, data: ClipDataModule, settings: Any) -> int
             found = prober.all(looked_at, args.workers)
             probes[split] = list(track(found, f"{split}: {len(looked_at)} clips", len(looked_at), console=console))
     report = check(data.source, {str(part): split for part, split in data.splits.items()}, samples, probes, data.rules)
-    report["problems"] += _needs(settings.stage, data, samples)
-    if why:
-        report["warnings"].append(why)
+    report["problems"] += _needs(settings, data, samples)
+    report["warnings"] += [line for line in (why, absent) if line]
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
@@ -100,11 +119,11 @@ def _check(args: argparse.Namespace, data: ClipDataModule, settings: Any) -> int
     return 1 if report["problems"] else 0
 
 
-def _needs(stage: str, data: ClipDataModule, samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+def _needs(settings: Any, data: ClipDataModule, samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     """What a stage asks of its samples beyond their clips."""
     from erv_lightning.data.datamodule import DEFAULT_BATCH, labelled_sentences
 
-    train, val = data.splits["train"], data.splits["val"]
+    stage, train, val = settings.stage, data.splits["train"], data.splits["val"]
     problems = []
     silent = [sample.record or sample.id for sample in samples[train] if not sample.explanation]
     if stage == "sft" and silent:
@@ -115,8 +134,9 @@ def _needs(stage: str, data: ClipDataModule, samples: Mapping[str, Sequence[Samp
             for split in (train, val)
             if not labelled_sentences(samples[split])
         ]
-    if 0 < len(samples[train]) < (data.batch_size or DEFAULT_BATCH):
-        problems.append(f"{train}: {len(samples[train])} samples, fewer than one batch of {data.batch_size}")
+    batch = settings.prompts_per_step if stage == "grpo" else data.batch_size or DEFAULT_BATCH
+    if 0 < len(samples[train]) < batch:
+        problems.append(f"{train}: {len(samples[train])} samples, fewer than one batch of {batch}")
     return problems
 
 

@@ -304,7 +304,7 @@ class ClipDataModule(L.LightningDataModule):
                 f"{batch_size}: lower data.batch_size, or for GRPO prompts_per_step"
             )
         workers = self.num_workers if self.unit == "clips" else 0
-        return EpochLoader(
+        loader = EpochLoader(
             data,
             batch_size=batch_size,
             sampler=sampler,
@@ -317,6 +317,9 @@ class ClipDataModule(L.LightningDataModule):
             # fork: workers need the processor only, and share the policy's memory instead of pickling it
             multiprocessing_context="fork" if workers else None,
         )
+        # augmentation borrows the global random state, which the thread that trains would miss
+        loader.ahead = isinstance(data, ClipDataset) and not data.augmented
+        return loader
 
     def clips(self, part: Part) -> ClipDataset:
         """The clips of a part with their prompts.

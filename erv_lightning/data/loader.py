@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -17,6 +18,7 @@ class EpochLoader(DataLoader[Any]):
     """
 
     _handed_out = 0
+    ahead = False  # without workers, the next batch is made in a thread while the last one is computed with
 
     @property
     def _order(self) -> EpochSampler | None:
@@ -25,7 +27,8 @@ class EpochLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # an iterator is all that anyone needs
         self._handed_out = self._order.skip // cast("int", self.batch_size) if self._order else 0
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        for batch in _one_ahead(batches) if self.ahead and not self.num_workers else batches:
             self._handed_out += 1
             yield batch
 
@@ -38,3 +41,13 @@ class EpochLoader(DataLoader[Any]):
         if self._order:
             done = state["batches"] if state["batches"] < len(self) else 0
             self._order.skip = done * cast("int", self.batch_size)
+
+
+def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each begun when the one before is handed out. Decoding lets other threads compute."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="next batch") as pool:
+        coming = pool.submit(next, batches, end)
+        while (batch := coming.result()) is not end:
+            coming = pool.submit(next, batches, end)
+            yield batch

@@ -155,6 +155,21 @@ def test_what_a_stage_learns_from_must_be_there(folder: Path) -> None:
     assert any("fewer than one batch of 4" in line for line in checked(folder, "--no-media")[1]["problems"])
 
 
+def test_grpo_needs_the_prompts_of_a_step(folder: Path) -> None:
+    words = ("--no-media", "--prompts_per_step", "16")
+    assert checked(folder, *words, config="grpo")[1]["problems"] == ["train: 8 samples, fewer than one batch of 16"]
+    assert checked(folder, "--no-media", config="grpo")[1]["problems"] == []
+
+
+def test_a_set_without_a_test_split_can_be_checked(folder: Path) -> None:
+    (folder / "test.jsonl").unlink()
+    status, report = checked(folder, "--no-media")
+    assert (status, list(report["splits"])) == (0, ["train", "val"])
+    assert any(line.startswith("no test split: ") for line in report["warnings"])
+    (folder / "val.jsonl").unlink()
+    assert run(folder, "check", "--no-media")[0] == 2
+
+
 def test_without_media_no_clip_is_opened_and_with_a_limit_the_first_ones(folder: Path) -> None:
     (folder / "train" / "7.mp4").unlink()
     assert checked(folder, "--no-media")[0] == 0
@@ -241,6 +256,7 @@ def test_published_numbers_stand_beside_those_found() -> None:
         {"dataset": "d", "splits": ["test"], "found": 1, "published": 1, "labels": {}},
     ]
     assert "d, train and val: 3 clips, 5 published" in report["warnings"]
+    assert "d, train and val: 3 sad, 5 published" in report["warnings"]
 
 
 def test_one_clip_of_a_kind_is_no_duplicate() -> None:

@@ -40,6 +40,12 @@ def check(
         for row in report["published"]
         if row["found"] != row["published"]
     ]
+    warnings += [
+        f"{row['dataset']}, {' and '.join(row['splits'])}: {count['found']} {label}, {count['published']} published"
+        for row in report["published"]
+        for label, count in row["labels"].items()
+        if count["found"] != count["published"]
+    ]
     for split, those in samples.items():
         seen = list(zip(those, probes.get(split, ()), strict=False))
         report["splits"][split] = {"datasets": _counts(those), "clips": _clips(seen, rules)}
@@ -47,10 +53,14 @@ def check(
         problems += more_problems
         warnings += more_warnings
     report["duplicates"] = duplicates(samples, probes)
+    within = []
     for leak in report["duplicates"]:
         line = f"the same clip by {leak['by']}: {', '.join(leak['samples'][:NAMED])}"
         across = len(set(leak["splits"])) > 1 and parts.get("train") in leak["splits"]
-        (problems if across else warnings).append(line)
+        (problems if across else within).append(line)
+    warnings += within[:NAMED]
+    if len(within) > NAMED:
+        warnings.append(f"and {len(within) - NAMED} more clips that stand in several places")
     return {**report, "problems": problems, "warnings": warnings}
 
 

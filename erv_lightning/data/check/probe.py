@@ -104,7 +104,12 @@ class Prober:
     def _alone(self, context: Any, sample: Sample) -> Probe:
         """In a process for this clip alone."""
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=lambda: theirs.send(self(sample)))
+
+        def probe_it() -> None:
+            _adopt(self)
+            theirs.send(self(sample))
+
+        process = context.Process(target=probe_it)
         process.start()
         theirs.close()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ class ShardedClips(ClipSource):
     def __init__(self, root: str, cache_dir: str | None = None, cache_gb: float = 100.0) -> None:
         self.root, self.cache_dir, self.cache_gb = root.rstrip("/"), cache_dir, cache_gb
         self._readers: dict[tuple[int, str], Any] = {}
+        self._lock = threading.Lock()
 
     def _read(self, split: str, name: str) -> str:
         import fsspec
@@ -51,7 +53,8 @@ class ShardedClips(ClipSource):
     def media(self, sample: Sample) -> tuple[str | bytes, str | bytes]:
         """The content of the clip and of its separate sound."""
         place, _, index = sample.clip.rpartition("#")
-        item = self._reader(place)[int(index)]
+        with self._lock:  # the next batch is made in a thread, others may be drawn beside it
+            item = self._reader(place)[int(index)]
         return item["clip"], item["audio"]
 
     def _reader(self, place: str) -> Any:

@@ -66,7 +66,7 @@ def run(folder: Path, *words: str, config: str = "sft") -> tuple[int, str, str]:
         f"--data.source.init_args.root={folder}",
     ]
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(["data", *words, *settings, "--batch_size", "4"])
+        status = main(["data", words[0], *settings, "--batch_size", "4", *words[1:]])
     return status, out.getvalue(), err.getvalue()
 
 

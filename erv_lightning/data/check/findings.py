@@ -53,7 +53,7 @@ def check(
         problems += more_problems
         warnings += more_warnings
     report["duplicates"] = duplicates(samples, probes)
-    within = []
+    within: list[str] = []
     for leak in report["duplicates"]:
         line = f"the same clip by {leak['by']}: {', '.join(leak['samples'][:NAMED])}"
         across = len(set(leak["splits"])) > 1 and parts.get("train") in leak["splits"]

@@ -111,10 +111,16 @@ def test_a_corrupt_frame_among_the_wanted_is_refused(ramp_clip: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["mp4", "avi"])
 def test_a_picture_with_damaged_bytes_is_refused_by_pyav(tmp_path: Path, ramp_clip: Path, suffix: str) -> None:
-    path = transcode(ramp_clip, tmp_path / f"clip.{suffix}")
+    path = tmp_path / f"clip.{suffix}"
+    if suffix == "avi":
+        transcode(ramp_clip, path)
+    else:  # always the same bytes, and enough of them for a picture
+        noise = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
+        write_mp4(path, noise, None, 12, 16000)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
-    content[middle : middle + 40] = bytes(40)
+    damage = 40 if suffix == "avi" else len(content) // 6  # more than one picture's
+    content[middle : middle + damage] = bytes(damage)
     path.write_bytes(content)
     with pytest.raises(ClipError, match="cannot be decoded"):
         load_clip(path, MediaSettings(num_frames=60, decoder="pyav"))

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
     from erv_lightning.data.sample import Sample
 
-PARTS = ("train", "val", "test")
-
 
 def main(argv: list[str]) -> int:
     """Runs one of the sub-verbs; what argparse does not know goes to the config parser."""
@@ -65,7 +63,7 @@ def _cores() -> int:
 
 def _splits(data: ClipDataModule) -> list[str]:
     """The splits of the config, each once."""
-    return list(dict.fromkeys(data.splits[part] for part in PARTS))  # type: ignore[index]
+    return list(dict.fromkeys(data.splits.values()))
 
 
 def _count(text: str) -> int:
@@ -77,7 +75,7 @@ def _count(text: str) -> int:
 
 def _readable(data: ClipDataModule) -> tuple[dict[str, list[Sample]], str]:
     """The samples of each split. `fit` needs no test split, so one that is not there is said and nothing more."""
-    train, val, test = (data.splits[part] for part in PARTS)  # type: ignore[index]
+    train, val, test = data.splits["train"], data.splits["val"], data.splits["test"]
     samples = {split: data.source.samples(split) for split in dict.fromkeys((train, val))}
     if test in samples:
         return samples, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erv_lightning.data.grammar import read_emotion
-from erv_lightning.judges.protocol import Judge
+from erv_lightning.judges.protocol import Judge, Verdicts
 from erv_lightning.labels import LabelSpace
 
 
@@ -18,7 +18,7 @@ class GrammarJudge(Judge):
 
     name = "grammar"
 
-    def __call__(self, explanations: Sequence[str], space: LabelSpace) -> list[int]:
+    def read(self, explanations: Sequence[str], space: LabelSpace) -> Verdicts:
         """Label ids of the explanations, −1 where the grammar reads no emotion."""
         read = [read_emotion(text) for text in explanations]
-        return [-1 if emotion is None else space.id(emotion) for emotion in read]
+        return Verdicts([-1 if emotion is None else space.id(emotion) for emotion in read])

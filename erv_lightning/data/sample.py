@@ -34,6 +34,8 @@ class Sample:
             None where nobody labelled it. Empty where no sentence is labelled.
         subtitle: what is said in the clip, "" if unknown.
         fold: cross-validation fold, None if the data set has none.
+        source: the video or speaker that the clip comes from, as far as the data set says, else "". Clips of one source
+            go into one split where clips are held out, and are drawn together when intervals are computed.
         audio: path of a separate sound file, "" where the clip holds its own sound or has none.
         weight: how often an epoch of training draws it, above 0.
         record: where this sample was read, e.g. ``train.jsonl:12``; named in every error about it.
@@ -50,6 +52,7 @@ class Sample:
     sentence_labels: tuple[tuple[str, ...] | None, ...] = ()
     subtitle: str = ""
     fold: int | None = None
+    source: str = ""
     audio: str = ""
     weight: float = 1.0
     record: str = ""

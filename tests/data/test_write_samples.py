@@ -27,6 +27,7 @@ SAMPLES = [
         sentence_labels=(("joy", "surprise"), None, ()),
         subtitle='"Oh!\u2028Yes." – 高兴',
         fold=3,
+        source="Friends",
         audio="/elsewhere/sound/1.wav",
         weight=0.5,
         record="meld.csv:2",

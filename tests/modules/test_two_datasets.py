@@ -11,7 +11,7 @@ import pytest
 
 from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.data.readers import MixedClips, SyntheticClips
-from erv_lightning.judges import GrammarJudge, Judge, judge_each
+from erv_lightning.judges import GrammarJudge, Judge, Verdicts, judge_each
 from erv_lightning.labels import DFEW, MAFW, LabelSpace
 from erv_lightning.modules import GRPOModule
 
@@ -78,9 +78,9 @@ class Recording(Judge):
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], str]] = []
 
-    def __call__(self, explanations: Sequence[str], space: LabelSpace) -> list[int]:
+    def read(self, explanations: Sequence[str], space: LabelSpace) -> Verdicts:
         self.asked.append((list(explanations), space.name))
-        return [len(text) for text in explanations]
+        return Verdicts([len(text) for text in explanations])
 
 
 def test_a_judge_is_asked_once_for_each_label_space_and_its_verdicts_return_to_their_places() -> None:

@@ -34,10 +34,6 @@ class AnnotatedClips(ClipSource):
     def _read(self, part: str) -> list[Sample]:
         """All samples of a part, each with `split` set to it."""
 
-    def _group(self, sample: Sample) -> str:
-        """What must not be torn apart between ``train`` and ``val``, such as a speaker; by default the clip alone."""
-        return ""
-
     def samples(self, split: str) -> list[Sample]:
         """Samples of one of `parts`, or of ``val``."""
         splits = (*self.parts, "val") if self._holds_out else self.parts
@@ -77,11 +73,10 @@ class AnnotatedClips(ClipSource):
         return "train" in self.parts and "val" not in self.parts
 
     def _held_out(self, samples: Sequence[Sample]) -> set[str]:
-        """Ids of the validation clips: the same share of every label, or whole groups where the data has them."""
+        """Ids of the validation clips: the same share of every label, or whole sources where the data names them."""
         strata: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for sample in samples:
-            group = self._group(sample)
-            strata["" if group else sample.label][group or sample.id].append(sample.id)
+            strata["" if sample.source else sample.label][sample.source or sample.id].append(sample.id)
         held: set[str] = set()
         for groups in strata.values():
             wanted, taken = round(self.holdout * sum(map(len, groups.values()))), 0

@@ -68,6 +68,7 @@ class CremaD(AnnotatedClips):
                 split=part,
                 subtitle=SENTENCES[sentence],
                 fold=self.fold,
+                source=actor,
                 record=place,
             )
 
@@ -80,7 +81,3 @@ class CremaD(AnnotatedClips):
         if not paths:
             raise ValueError(f"no {', '.join(EXTENSIONS)} in {str(folder)!r}: check data.source.init_args.root")
         return [(str(path), {"name": path.stem}) for path in paths]
-
-    def _group(self, sample: Sample) -> str:
-        """The actor."""
-        return sample.id.split("_")[0]

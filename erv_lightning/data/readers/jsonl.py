@@ -81,6 +81,7 @@ class _RowClips(ClipSource):
             ),
             subtitle=row.get("subtitle", ""),
             fold=row.get("fold"),
+            source=row.get("source", ""),
             audio=_seen_from(self.root, row["audio"]) if row.get("audio") else "",
             weight=float(row.get("weight", 1)),
             record=record,
@@ -158,7 +159,7 @@ def _seen_from(root: Path, name: str) -> str:
 def _check_types(row: dict[str, Any]) -> None:
     wrong = [
         key
-        for key in ("question", "label_space", "explanation", "subtitle", "audio")
+        for key in ("question", "label_space", "explanation", "subtitle", "source", "audio")
         if not isinstance(row.get(key, ""), str)
     ]
     wrong += ["fold"] if not isinstance(row.get("fold", 0), int) else []

@@ -72,6 +72,7 @@ class Meld(AnnotatedClips):
                 label=known_label(MELD, cells["Emotion"]),
                 split=part,
                 subtitle=cells["Utterance"].translate(WINDOWS),
+                source=f"{published}_dia{cells['Dialogue_ID']}",
                 record=place,
             )
 

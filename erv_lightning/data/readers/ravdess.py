@@ -66,6 +66,7 @@ class Ravdess(AnnotatedClips):
                 split=part,
                 subtitle=STATEMENTS[code["statement"]],
                 fold=self.fold,
+                source=code["actor"],
                 record=place,
             )
 
@@ -78,10 +79,6 @@ class Ravdess(AnnotatedClips):
                 f"no clips in {str(self.root)!r}: looked for {', '.join(PLACES)}; check data.source.init_args.root"
             )
         return [(str(path), {"name": path.stem}) for path in paths]
-
-    def _group(self, sample: Sample) -> str:
-        """The actor."""
-        return sample.id[-2:]
 
     def _published(self, part: str) -> Published | None:
         tested = range(4 * self.fold - 3, 4 * self.fold + 1)

@@ -17,6 +17,7 @@ USAGE = """python -m erv_lightning VERB …
   test      measure a run on the test split, write predictions.jsonl
   predict   write predictions.jsonl without measuring
   data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
+  evaluate  measure a run, or a file of predictions, in every way:  evaluate runs/grpo/default
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
@@ -42,6 +43,12 @@ def _compare(verb: str) -> Callable[[list[str]], int]:
     return main
 
 
+def _evaluate(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.evaluate import main
+
+    return main
+
+
 def _data(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.data import main
 
@@ -61,6 +68,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "test": _lightning,
     "predict": _lightning,
     "data": _data,
+    "evaluate": _evaluate,
     "compare": _compare,
     "demo": _demo,
 }

@@ -1,52 +1,55 @@
-"""Compares tested runs: label ids in, metrics with intervals out. No drawing, no torch.
+"""Compares tested runs: label ids in, metrics with intervals and tests out. No drawing, no torch.
 
-Every interval is a percentile bootstrap over clips, with the same resampled clips for all seeds and arms: it
-tells how far the number depends on the clips that happened to be tested. It says nothing of the spread
-between seeds, which is why each seed's own value stands beside it. `erv_lightning.results` reads the runs.
+Clips are drawn within their class, whole sources (a video, a speaker) where the data names them, and the same for all
+seeds and arms. Where an arm has several seeds, seeds are drawn too: an interval tells how far a number depends on both.
+`erv_lightning.results` reads the runs, `erv_lightning.tallies` defines the metrics, `erv_lightning.stats` draws and
+tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from erv_lightning.labels import get_label_space
 from erv_lightning.results import Arm, load_arms, load_curves, load_predictions
+from erv_lightning.stats.agreement import Agreement, agreements
+from erv_lightning.stats.resampling import Design, design, ratio, weights
+from erv_lightning.stats.significance import holm, mcnemar, paired_permutation
+from erv_lightning.tallies import METRICS, Floats, ids, tallies
 
 __all__ = [
+    "DRAWS",
+    "LEVEL",
     "METRICS",
     "Arm",
+    "Difference",
     "Estimate",
     "Sampling",
+    "agreement_of",
     "bootstrap",
+    "differences",
+    "how_drawn",
+    "interval",
     "load_arms",
     "load_curves",
     "load_predictions",
-    "paired_difference",
 ]
 
-Floats = NDArray[np.float64]
-
-METRICS = {
-    "war": "WAR",
-    "uar": "UAR",
-    "eea": "EEA",
-    "epc": "EPC",
-    "fcr": "FCR",
-    "fcr_given_correct": "FCR|ŷ=y",
-}
-"""Key and title of every metric, in the order of the tables."""
-
 DRAWS = 10_000
-"""Bootstrap draws behind an interval."""
+"""Draws behind an interval and behind a permutation test."""
 
-_LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-_CHUNK = 500  # draws held in memory at once
+LEVEL = 0.05
+"""A difference is called significant where its p, adjusted by Holm's method, is below."""
+
+OF_CLIPS = ("war", "eea", "epc", "fcr")
+"""Metrics that are right or wrong on each clip, which McNemar's test asks for."""
+
+_PERCENTILES = (2.5, 97.5)  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,18 @@ class Estimate:
 
     Attributes:
         value: the mean over seeds.
-        low: lower end of the interval.
-        high: upper end of the interval.
+        low, high: the interval over seeds and clips together; over clips where there is one seed.
         seeds: each seed's own value, in the arm's order.
+        std: standard deviation between seeds (n − 1); NaN for one seed.
+        clips: the interval over clips alone, as if these seeds were all there could be.
     """
 
     value: float
     low: float
     high: float
     seeds: tuple[float, ...]
+    std: float
+    clips: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -73,159 +79,252 @@ class Sampling:
     Attributes:
         seeds: names of the seeds.
         values: per metric each seed's value (seeds,).
-        draws: per metric the mean over seeds on every draw of clips (draws,); NaN where undefined.
+        draws: per metric the mean over drawn seeds on every draw of clips (draws,); NaN where undefined.
+        clip_draws: the same with the seeds as they are.
     """
 
     seeds: tuple[str, ...]
     values: dict[str, Floats]
     draws: dict[str, Floats]
+    clip_draws: dict[str, Floats]
 
     def estimates(self) -> dict[str, Estimate]:
         """Every metric with its interval."""
-        return {key: _estimate(self.values[key], self.draws[key]) for key in METRICS}
+        return {key: _estimate(self.values[key], self.draws[key], self.clip_draws[key]) for key in self.values}
 
 
-def bootstrap(arms: Sequence[Arm], judge: str, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Sampling]:
+@dataclass(frozen=True)
+class Difference:
+    """Arm A minus arm B in one metric, on the same clips.
+
+    Attributes:
+        estimate: the difference; its `seeds` are seed by seed, empty where the arms have other seeds.
+        p: of a paired permutation test over clips, or over sources where the data names them.
+        p_holm: p adjusted for all tests of the table by Holm's method.
+        mcnemar: p of McNemar's exact test for each seed that both arms have; empty where the metric is none of
+            `OF_CLIPS`. It takes clips for independent, also where they share a source.
+    """
+
+    estimate: Estimate
+    p: float
+    p_holm: float
+    mcnemar: tuple[float, ...]
+
+    @property
+    def significant(self) -> bool:
+        """Below 5 % after Holm, and the interval over seeds and clips leaves out 0."""
+        return self.p_holm < LEVEL and (self.estimate.low > 0 or self.estimate.high < 0)
+
+
+def bootstrap(
+    arms: Sequence[Arm],
+    judge: str | None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    **counting: bool,
+) -> dict[str, Sampling]:
     """Resamples the clips, the same for every arm and seed, and computes each metric on every draw.
 
     Args:
         arms: tested on the same clips.
-        judge: whose reading of the explanation, ê, counts.
+        judge: whose reading of the explanation, ê, counts; None: metrics of answers alone.
         draws: bootstrap draws, at least 1.
         seed: of the generator; the same seed gives the same numbers.
+        counting: ``answered_only`` and ``release_compatible``, see `erv_lightning.tallies.ids`.
 
     Returns:
-        By arm name. With label y, answer ŷ and the emotion ê that the judge reads in the explanation, over
-        all clips (ERV, arXiv 2510.23506; FCR is inferred, hence its conditional form too): WAR = P(ŷ=y),
-        UAR = mean recall over the classes that occur, EEA = P(ê=y), EPC = P(ê=ŷ), FCR = P(ê=ŷ=y),
-        fcr_given_correct = P(ê=y | ŷ=y). −1 equals nothing, not even −1.
+        By arm name, every metric of `erv_lightning.tallies.tallies`. −1 equals nothing, not even −1.
 
     Raises:
-        ValueError: the arms were tested on different clips, or the clips have more than one label space.
+        ValueError: the arms were tested on different clips.
     """
-    clips = _same_clips(arms)
-    tallies = {arm.name: _tallies(arm, judge) for arm in arms}
-    resampled: dict[str, dict[str, list[Floats]]] = {arm.name: {key: [] for key in METRICS} for arm in arms}
-    for weights in _weights(clips, draws, np.random.default_rng(seed)):
-        for name, tally in tallies.items():
-            for key, counts in tally.items():
-                resampled[name][key].append(_values(weights, *counts).mean(axis=1))
-    once = np.ones((1, len(clips)))
+    drawn = clip_design(_same_clips(arms))
+    counts = {arm.name: _stacked(arm, judge, **counting) for arm in arms}
+    resampled: dict[str, dict[str, list[Floats]]] = {name: {key: [] for key in of} for name, of in counts.items()}
+    for weight in weights(drawn, draws, np.random.default_rng(seed)):
+        for name, of in counts.items():
+            for key, (numerator, denominator) in of.items():
+                resampled[name][key].append(ratio(weight, numerator, denominator))
+    once = np.ones((1, len(drawn.clusters)))
     return {
-        arm.name: Sampling(
-            seeds=arm.seeds,
-            values={key: _values(once, *counts)[0] for key, counts in tallies[arm.name].items()},
-            draws={key: np.concatenate(parts) for key, parts in resampled[arm.name].items()},
+        arm.name: _sampling(
+            arm.seeds,
+            {key: ratio(once, *of)[0] for key, of in counts[arm.name].items()},
+            {key: np.concatenate(parts) for key, parts in resampled[arm.name].items()},
+            seed,
         )
         for arm in arms
     }
 
 
-def paired_difference(arm: Sampling, baseline: Sampling) -> dict[str, Estimate]:
-    """`arm` minus `baseline` on the same clips, with its interval.
+def _sampling(seeds: tuple[str, ...], values: dict[str, Floats], draws: Mapping[str, Floats], seed: int) -> Sampling:
+    """Draws seeds beside the clips. Arms of the same seeds draw the same ones, so that their differences are paired."""
+    rng = np.random.default_rng([seed, zlib.crc32(",".join(seeds).encode())])
+    count = len(next(iter(draws.values())))
+    chosen = rng.integers(len(seeds), size=(count, len(seeds)))
+    return Sampling(
+        seeds=seeds,
+        values=values,
+        draws={key: np.take_along_axis(of, chosen, axis=1).mean(axis=1) for key, of in draws.items()},
+        clip_draws={key: of.mean(axis=1) for key, of in draws.items()},
+    )
+
+
+def differences(
+    arms: Sequence[Arm],
+    pairs: Sequence[tuple[str, str]],
+    judge: str,
+    samplings: Mapping[str, Sampling],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[tuple[str, str, dict[str, Difference]]]:
+    """For each pair of arm names, the first minus the second: intervals, p, and p after Holm over all of them.
 
     Args:
-        arm: of one `bootstrap` call.
-        baseline: of the same call, so that draw by draw the clips are the same.
-
-    Returns:
-        Per metric; `seeds` holds the differences seed by seed, empty where the two arms have other seeds.
+        arms: those of the `bootstrap` call.
+        pairs: names of arms.
+        judge: whose reading of the explanations counts.
+        samplings: what `bootstrap` gave.
+        draws: of each permutation test.
+        seed: of the generator.
     """
-    differences = {}
-    for key in METRICS:
-        value = arm.values[key].mean() - baseline.values[key].mean()
-        seeds = arm.values[key] - baseline.values[key] if arm.seeds == baseline.seeds else np.empty(0)
-        differences[key] = _estimate(seeds, arm.draws[key] - baseline.draws[key], float(value))
-    return differences
+    by_name = {arm.name: arm for arm in arms}
+    counts = {name: _stacked(by_name[name], judge) for name in {name for pair in pairs for name in pair}}
+    clusters = clip_design(arms[0].predictions[0]).clusters
+    tests = {
+        (a, b, key): paired_permutation(*counts[a][key], *counts[b][key], clusters, draws=draws, seed=seed)
+        for a, b in pairs
+        for key in METRICS
+    }
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [
+        (
+            a,
+            b,
+            {
+                key: Difference(
+                    _difference(samplings[a], samplings[b], key),
+                    tests[a, b, key],
+                    adjusted[a, b, key],
+                    _mcnemar(by_name[a], by_name[b], counts[a][key][0], counts[b][key][0], key),
+                )
+                for key in METRICS
+            },
+        )
+        for a, b in pairs
+    ]
 
 
-def _estimate(seeds: Floats, draws: Floats, value: float | None = None) -> Estimate:
-    """Percentile interval around a value, by default the mean over seeds; undefined draws are left out."""
+def _difference(arm: Sampling, baseline: Sampling, key: str) -> Estimate:
+    """`arm` minus `baseline` in one metric; draw by draw clips, and seeds that both have, are the same."""
+    value = float(arm.values[key].mean() - baseline.values[key].mean())
+    seeds = arm.values[key] - baseline.values[key] if arm.seeds == baseline.seeds else np.empty(0)
+    return _estimate(seeds, arm.draws[key] - baseline.draws[key], arm.clip_draws[key] - baseline.clip_draws[key], value)
+
+
+def _mcnemar(a: Arm, b: Arm, right_a: Floats, right_b: Floats, key: str) -> tuple[float, ...]:
+    """The exact test of each seed that both arms have; the numerators are (rows, seeds, 1) zeros and ones."""
+    if key not in OF_CLIPS:
+        return ()
+    return tuple(
+        mcnemar(right_a[:, a.seeds.index(seed), 0] > 0, right_b[:, b.seeds.index(seed), 0] > 0)
+        for seed in a.seeds
+        if seed in b.seeds
+    )
+
+
+def _estimate(seeds: Floats, draws: Floats, clip_draws: Floats, value: float | None = None) -> Estimate:
+    """Percentile intervals around a value, by default the mean over seeds; undefined draws are left out."""
+    low, high = interval(draws)
+    return Estimate(
+        value=float(seeds.mean()) if value is None else value,
+        low=low,
+        high=high,
+        seeds=tuple(seeds.tolist()),
+        std=float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan"),
+        clips=interval(clip_draws),
+    )
+
+
+def interval(draws: Floats) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap draws (draws,); undefined ones are left out."""
     defined = draws[~np.isnan(draws)]
-    low, high = np.percentile(defined, _LEVEL) if len(defined) else (np.nan, np.nan)
-    return Estimate(float(seeds.mean()) if value is None else value, float(low), float(high), tuple(seeds.tolist()))
+    low, high = np.percentile(defined, _PERCENTILES) if len(defined) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
-def _same_clips(arms: Sequence[Arm]) -> NDArray[np.intp]:
-    """The clip's number of every row (rows,), after checking that all runs have the same rows.
+def clip_design(frame: pd.DataFrame, *, stratify: bool = True) -> Design:
+    """What is drawn from a table of predictions: its sources where it names them, else its clips, within classes."""
+    source = frame["source"] if "source" in frame else pd.Series("", index=frame.index)
+    named = frame["dataset"] + "/source/" + source
+    # by first appearance, so that a data folder at another path changes no draw
+    units = named.where(source != "", frame["dataset"] + "/clip/" + frame["clip"])
+    return design(units.tolist(), ids(frame).label, stratify=stratify)
+
+
+def how_drawn(frame: pd.DataFrame) -> str:
+    """What the draws of a table take together, in words."""
+    drawn = clip_design(frame)
+    sources = int((frame["source"] != "").sum()) if "source" in frame else 0
+    what = f"{drawn.clusters.max() + 1} sources" if sources == len(frame) else "clips"
+    if 0 < sources < len(frame):
+        what = "clips, and sources where they are named"
+    return what + (" within their class" if drawn.stratified else "")
+
+
+def agreement_of(frames: Sequence[pd.DataFrame], judges: Sequence[str]) -> list[Agreement]:
+    """How far judges agree on all explanations of the tables together; nothing for a single judge.
+
+    Percent agreement, Cohen's κ of every two judges, Fleiss' κ and Krippendorff's α of all, each with the interval over
+    clips (or sources). No verdict is a label of its own in κ, and a missing value in α.
+    """
+    if len(judges) < 2:
+        return []
+    every = pd.concat(frames, ignore_index=True)
+    readings = np.stack([_reading_ids(every, judge) for judge in judges], axis=1)
+    return agreements(judges, readings, clip_design(every, stratify=False).clusters)
+
+
+def _reading_ids(frame: pd.DataFrame, judge: str) -> NDArray[np.intp]:
+    explanation = ids(frame, judge).explanation
+    assert explanation is not None  # there is a judge
+    return explanation
+
+
+def _same_clips(arms: Sequence[Arm]) -> pd.DataFrame:
+    """The first run's table, after checking that all runs have the same rows.
 
     Raises:
-        ValueError: rows or their labels differ between runs, or their label spaces among each other.
+        ValueError: rows or their labels differ between runs.
     """
     frames = [frame for arm in arms for frame in arm.predictions]
     first = frames[0]
-    spaces = sorted(set(first["label_space"]))
-    if len(spaces) > 1:
-        datasets = ", ".join(sorted(set(first["dataset"])))
-        path = first.attrs["path"]
-        raise ValueError(f"{path} mixes the label spaces {', '.join(spaces)}; choose a --dataset of {datasets}")
-    rows = dict(zip(zip(first["dataset"], first["id"], strict=True), first["label_id"], strict=True))
+    rows = _labels(first)
     for frame in frames[1:]:
-        others = dict(zip(zip(frame["dataset"], frame["id"], strict=True), frame["label_id"], strict=True))
+        others = _labels(frame)
         differing = [key for key in {**rows, **others} if rows.get(key) != others.get(key)]
-        if differing or set(frame["label_space"]) != set(spaces):
-            example = f", e.g. {'/'.join(differing[0])}" if differing else " in their label space"
+        if differing:
             paths = f"{first.attrs['path']} and {frame.attrs['path']}"
-            raise ValueError(f"{paths} were tested on different clips or labels: {len(differing)} differ{example}")
-    # by first appearance, so that a data folder at another path changes no draw
-    return pd.factorize(first["clip"])[0]
+            raise ValueError(
+                f"{paths} were tested on different clips or labels: {len(differing)} differ, e.g. "
+                f"{'/'.join(differing[0])}"
+            )
+    return first
 
 
-def _tallies(arm: Arm, judge: str) -> dict[str, tuple[Floats, Floats]]:
-    """Per metric what each row adds to numerator and denominator, both (rows, seeds, classes).
-
-    Only UAR has classes (a ratio for each, then their mean); elsewhere classes = 1.
-    """
-    parts: dict[str, list[tuple[Floats, Floats]]] = {key: [] for key in METRICS}
-    for frame in arm.predictions:
-        size = len(get_label_space(frame["label_space"].iloc[0]).names)
-        label = frame["label_id"].to_numpy()
-        answer = frame["answer_id"].to_numpy()
-        judged = np.array([row[judge] for row in frame["judges"]])
-        right = _equal(answer, label)
-        faithful = right * _equal(judged, label)
-        of_class = (label[:, None] == np.arange(size)).astype(float)  # (rows, classes)
-        everyone = np.ones((len(label), 1))
-        parts["war"].append((right, everyone))
-        parts["uar"].append((right * of_class, of_class))
-        parts["eea"].append((_equal(judged, label), everyone))
-        parts["epc"].append((_equal(judged, answer), everyone))
-        parts["fcr"].append((faithful, everyone))
-        parts["fcr_given_correct"].append((faithful, right))
-    return {key: (_stack([n for n, _ in of]), _stack([d for _, d in of])) for key, of in parts.items()}
+def _labels(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[str, int]]:
+    """What each clip, (data set, id), is labelled."""
+    columns = (frame[name] for name in ("dataset", "id", "label_space", "label_id"))
+    return {(dataset, name): (space, label) for dataset, name, space, label in zip(*columns, strict=True)}
 
 
-def _stack(parts: list[Floats]) -> Floats:
-    """Seeds side by side: seeds × (rows, classes) → (rows, seeds, classes)."""
-    return np.stack(parts, axis=1)
+def _stacked(arm: Arm, judge: str | None, **counting: bool) -> dict[str, tuple[Floats, Floats]]:
+    """Per metric the tallies of all seeds side by side, numerator and denominator (rows, seeds, classes)."""
+    each = [tallies(ids(frame, judge, **counting)) for frame in arm.predictions]
+    return {key: _side_by_side([of[key] for of in each]) for key in each[0]}
 
 
-def _equal(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-    """Where two label ids agree, as (rows, 1) zeros and ones; −1 agrees with nothing."""
-    agree: Floats = ((a == b) & (a >= 0)).astype(float)
-    return agree[:, None]
-
-
-def _weights(clips: NDArray[np.intp], draws: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each row is in each draw, (≤ chunk, rows) at a time; the rows of a clip come together."""
-    n = int(clips.max()) + 1
-    for start in range(0, draws, _CHUNK):
-        size = min(_CHUNK, draws - start)
-        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        yield counts[:, clips].astype(float)
-
-
-def _values(weights: Floats, numerator: Floats, denominator: Floats) -> Floats:
-    """Weighted ratios, averaged over the classes that occur, as (draws, seeds); NaN where none occurs.
-
-    weights is (draws, rows), numerator and denominator are (rows, seeds, classes).
-    """
-    rows, seeds, classes = numerator.shape
-    top = (weights @ numerator.reshape(rows, -1)).reshape(-1, seeds, classes)
-    bottom = (weights @ denominator.reshape(rows, -1)).reshape(-1, seeds, classes)
-    ratio = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-    occurring = (bottom > 0).sum(axis=2)
-    undefined = np.full((len(weights), seeds), np.nan)
-    values: Floats = np.divide(ratio.sum(axis=2), occurring, out=undefined, where=occurring > 0)
-    return values
+def _side_by_side(parts: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[Floats, Floats]:
+    return np.stack([n for n, _ in parts], axis=1), np.stack([d for _, d in parts], axis=1)

@@ -1,6 +1,6 @@
-"""The files of ERV's release: predictions as text, verdicts of a judge as JSON. Knows no model and no metric.
+r"""The files of ERV's release: predictions as text, verdicts of a judge as JSON. Knows no model and no metric.
 
-A prediction file holds samples ``id|<think>…</think>\\n<answer>x</answer>``. The response may run over several lines; a
+A prediction file holds samples ``id|<think>…</think>\n<answer>x</answer>``. The response may run over several lines; a
 new sample starts at a line whose text before the first ``|`` is all ASCII digits. A judge file is a JSON list of
 ``{id: {"reason": …, "gpt_response": label}}``.
 """
@@ -185,10 +185,10 @@ def _by_sample(values: Mapping[str, _Value], samples: Sequence[Sample], file: st
 
 
 def write_responses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes a prediction file.
+    r"""Writes a prediction file.
 
     An id is carried as it is if it is all digits, else as its stem: ``00025.mp4`` becomes ``00025``. Reading gives the
-    responses back but for three things that the format cannot hold: line ends become ``\\n``, those at a response's end
+    responses back but for three things that the format cannot hold: line ends become ``\n``, those at a response's end
     are lost, and a line inside it that looks like a new sample gets a leading blank. Characters that are not Unicode
     text become ``?``.
 
@@ -197,8 +197,8 @@ def write_responses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: the file; its folder is made. It is complete or not there.
 
     Raises:
-        ValueError: no rows, rows of several data sets, rows without a response, an id without an all-digit stem, or two that
-            become one.
+        ValueError: no rows, rows of several data sets, rows without a response, an id without an all-digit stem, or two
+            that become one.
     """
     _write("".join(f"{name}|{_guarded(row['response'])}\n" for name, row in _carried(rows, "response").items()), path)
 
@@ -207,7 +207,8 @@ def write_verdicts(rows: Sequence[Mapping[str, Any]], judge: str, path: Path) ->
     """Writes a judge file, with the ids of `write_responses`.
 
     Rows without a verdict (-1) are left out, since the format has no word for it: any but a label reads as neutral. A
-    sample that the file lacks reads as -1, with a warning where its answer is valid.
+    sample that the file lacks reads as -1, with a warning where its answer is valid. A verdict on a row without a valid
+    answer is written, but `predictions` makes -1 of it.
 
     Args:
         rows: rows of predictions.jsonl, of one data set.
@@ -218,8 +219,8 @@ def write_verdicts(rows: Sequence[Mapping[str, Any]], judge: str, path: Path) ->
         ValueError: as `write_responses`, or rows that this judge has not read.
     """
     carried = _carried(rows, "explanation")
-    if unread := [str(row["id"]) for row in rows if judge not in row["judges"]]:
-        known = ", ".join(sorted({name for row in rows for name in row["judges"]})) or "no judge"
+    if unread := [str(row["id"]) for row in rows if judge not in (row.get("judges") or {})]:
+        known = ", ".join(sorted({name for row in rows for name in row.get("judges") or {}})) or "no judge"
         raise ValueError(
             f"judge {judge!r} has not read {len(unread)} of {len(rows)} rows: {_some(unread)}; read by {known}"
         )

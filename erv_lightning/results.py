@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,24 @@ def load_predictions(run: Path, dataset: str | None = None) -> pd.DataFrame:
         stage, name = run.resolve().parent.name, run.resolve().name
         command = f"python -m erv_lightning test -c configs/{stage}.yaml --name {name}"
         raise FileNotFoundError(f"{path} does not exist; make it with: {command}")
+    return read_predictions(path, dataset)
+
+
+def read_predictions(path: Path, dataset: str | None = None) -> pd.DataFrame:
+    """Reads a predictions JSONL; see `load_predictions`."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         rows = {i: _row(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()}
+    return predictions_table(rows, path, dataset)
+
+
+def predictions_table(rows: Mapping[int, dict[str, Any]], path: Path, dataset: str | None = None) -> pd.DataFrame:
+    """Rows by their number as a table, sorted by data set and id; see `load_predictions`.
+
+    Args:
+        rows: in the layout of predictions.jsonl.
+        path: the file that they come from, for messages.
+        dataset: keep the clips of this data set only.
+    """
     kept = {i: row for i, row in rows.items() if dataset in (None, row["dataset"])}
     if not kept:
         there = ", ".join(sorted({row["dataset"] for row in rows.values()}))
@@ -129,7 +145,7 @@ def _row(line: str, place: str) -> dict[str, Any]:
     missing = [key for key in _COLUMNS if key not in row]
     if missing:
         raise ValueError(f"{place}: no {', '.join(missing)}")
-    row = {**row, "id": str(row["id"]), "judges": row.get("judges") or {}}
+    row = {**row, "id": str(row["id"]), "source": str(row.get("source") or ""), "judges": row.get("judges") or {}}
     if not isinstance(row["judges"], dict):
         raise ValueError(f"{place}: judges is not an object of judge name → label id")
     try:
@@ -171,21 +187,26 @@ def load_curves(run: Path) -> pd.DataFrame:
     return long[["metric", "step", "value"]].sort_values(["metric", "step"], ignore_index=True)
 
 
-def choose_judge(arms: Sequence[Arm], judge: str | None = None) -> str:
-    """The judge every prediction was read by: the one named, or the only one there is.
+def judges_of(frame: pd.DataFrame) -> list[str]:
+    """The judges that have read every explanation of a table, in the order of its first row."""
+    return [name for name in frame["judges"].iloc[0] if all(name in row for row in frame["judges"])]
+
+
+def choose_judges(arms: Sequence[Arm], wanted: Sequence[str] = ()) -> list[str]:
+    """The judges whose readings count: those named, or all that have read every prediction of every run.
 
     Raises:
-        ValueError: a run lacks the judge named, or none is named and there is not exactly one.
+        ValueError: a run lacks a judge that is named, or none is named and the runs have none in common.
     """
-    known: list[str] | None = None
-    for frame in (frame for arm in arms for frame in arm.predictions):
-        names = [name for name in frame["judges"].iloc[0] if all(name in row for row in frame["judges"])]
-        known = names if known is None else [name for name in known if name in names]
-        if judge is not None and judge not in names:
-            has = ", ".join(names) or "no judge"
-            raise ValueError(f"{frame.attrs['path']} has no judge {judge!r} on every line; it has {has}")
-    if judge is not None:
-        return judge
-    if len(known or ()) != 1:
-        raise ValueError(f"choose the judge: the runs have in common {', '.join(known or ()) or 'no judge'}")
-    return (known or [""])[0]
+    frames = [frame for arm in arms for frame in arm.predictions]
+    for frame in frames:
+        there = judges_of(frame)
+        if missing := [name for name in wanted if name not in there]:
+            raise ValueError(
+                f"{frame.attrs['path']} has no judge {missing[0]!r} on every line; it has "
+                f"{', '.join(there) or 'no judge'}"
+            )
+    common = [name for name in judges_of(frames[0]) if all(name in judges_of(frame) for frame in frames)]
+    if not wanted and not common:
+        raise ValueError("the runs have no judge in common: let one read them all, evaluate RUN --judge NAME")
+    return list(dict.fromkeys(wanted)) or common

@@ -46,6 +46,11 @@ class RunFolder:
         """The best model in Hugging Face's layout; there once the run has finished."""
         return self.path / "export"
 
+    @property
+    def predictions(self) -> Path:
+        """Each response with the judges' verdicts, one row a clip."""
+        return self.path / "predictions.jsonl"
+
     def set_aside(self) -> Path | None:
         """Moves an earlier run of this name to `<name>.1` (or `.2`, …); returns where, or None if there was none."""
         if not self.path.exists():

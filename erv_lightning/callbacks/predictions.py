@@ -43,6 +43,6 @@ class PredictionWriter(L.Callback):
         order = {(sample.dataset, sample.id): place for place, sample in enumerate(module.data.samples("test"))}
         rows = sorted((row for shard in shards for row in shard), key=lambda row: order[row["dataset"], row["id"]])
         self.run.path.mkdir(parents=True, exist_ok=True)
-        path = self.run.path / "predictions.jsonl"
+        path = self.run.predictions
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         rank_zero_info(f"predictions: {path}")

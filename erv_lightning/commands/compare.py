@@ -12,11 +12,21 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from erv_lightning.analysis import DRAWS, Arm, bootstrap, load_arms, load_curves, paired_difference
+from erv_lightning.analysis import (
+    DRAWS,
+    Arm,
+    agreement_of,
+    bootstrap,
+    differences,
+    how_drawn,
+    load_arms,
+    load_curves,
+)
+from erv_lightning.commands.arguments import count
 from erv_lightning.errors import one_line
-from erv_lightning.report.comparison import Comparison, facts, markdown, tables, to_json
+from erv_lightning.report.comparison import Comparison, Reading, disputed, facts, legend, markdown, tables, to_json
 from erv_lightning.report.figures import comparison_figure
-from erv_lightning.results import choose_judge
+from erv_lightning.results import choose_judges
 
 _PROGRAM = "python -m erv_lightning compare"
 
@@ -35,6 +45,10 @@ def main(argv: list[str]) -> int:
     for table in tables(comparison):
         console.print(table)
     console.print(facts(comparison), style="dim", markup=False)
+    if comparison.main.differences:
+        console.print(legend(comparison), style="dim", markup=False)
+    for line in disputed(comparison):
+        console.print(line, style="yellow", markup=False)
     for name in ("comparison.md", "comparison.json", "comparison.png"):
         console.print(f"wrote {args.out / name}", markup=False, soft_wrap=True)
     return 0
@@ -44,13 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     """The command line of `compare`."""
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Compares tested runs on the same clips: WAR, UAR, EEA, EPC and FCR with 95 %% bootstrap "
-        "intervals, and the differences between them. Runs that differ only in a final -seedN are one arm.",
+        description="Compares tested runs on the same clips: WAR, UAR, F1, EEA, EPC and FCR with 95 %% bootstrap "
+        "intervals, and the differences between them with tests. Runs that differ only in a final -seedN are one arm.",
         epilog=f"example: {_PROGRAM} runs/sft/seed0 runs/grpo/accuracy-seed0 runs/grpo/erv-seed0",
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="tested run folder; the rows keep this order")
-    add("--judge", metavar="NAME", help="whose reading of the explanations counts (default: the only one)")
+    add(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="whose reading of the explanations counts; several times for several (default: all that read every run)",
+    )
     add("--dataset", metavar="NAME", help="count the clips of this data set only (default: all)")
     add(
         "--baseline",
@@ -58,15 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         help="difference of every arm to this one, e.g. sft (default: of the last arm to every other)",
     )
     add("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")
-    add("--draws", type=_positive, default=DRAWS, metavar="N", help="bootstrap draws (default: %(default)s)")
+    add("--draws", type=count, default=DRAWS, metavar="N", help="draws of bootstraps and tests (default: %(default)s)")
     return parser
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
 
 
 def _compare(args: argparse.Namespace, command: str) -> Comparison:
@@ -75,21 +88,29 @@ def _compare(args: argparse.Namespace, command: str) -> Comparison:
     names = [arm.name for arm in arms]
     if args.baseline not in (None, *names):
         raise ValueError(f"no arm {args.baseline!r} to compare with; the arms are {', '.join(names)}")
-    judge = choose_judge(arms, args.judge)
-    samplings = bootstrap(arms, judge, draws=args.draws)
     pairs = [(names[-1], other) for other in names[:-1]]
     if args.baseline is not None:
         pairs = [(name, args.baseline) for name in names if name != args.baseline]
+    judges = choose_judges(arms, args.judge)
     clips = arms[0].predictions[0]
     return Comparison(
         command=command,
-        judge=judge,
         datasets=tuple(sorted(set(clips["dataset"]))),
-        clips=clips["clip"].nunique(),
+        clips=len(clips.drop_duplicates(["dataset", "clip"])),
+        drawn=how_drawn(clips),
         draws=args.draws,
         arms=tuple(arms),
+        readings=tuple(_reading(arms, pairs, judge, args.draws) for judge in judges),
+        agreement=tuple(agreement_of([frame for arm in arms for frame in arm.predictions], judges)),
+    )
+
+
+def _reading(arms: Sequence[Arm], pairs: Sequence[tuple[str, str]], judge: str, draws: int) -> Reading:
+    samplings = bootstrap(arms, judge, draws=draws)
+    return Reading(
+        judge=judge,
         estimates={name: sampling.estimates() for name, sampling in samplings.items()},
-        differences=tuple((a, b, paired_difference(samplings[a], samplings[b])) for a, b in pairs),
+        differences=tuple(differences(arms, pairs, judge, samplings, draws=draws)),
     )
 
 
@@ -110,4 +131,4 @@ def _write(comparison: Comparison, curves: dict[str, list[pd.DataFrame]], out: P
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.json").write_text(json.dumps(to_json(comparison), indent=2) + "\n", encoding="utf-8")
     (out / "comparison.md").write_text(markdown(comparison, "comparison.png"), encoding="utf-8")
-    comparison_figure(comparison.estimates, curves).savefig(out / "comparison.png", dpi=160)
+    comparison_figure(comparison.main.estimates, curves).savefig(out / "comparison.png", dpi=160)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from erv_lightning import config_files
+from erv_lightning.commands.arguments import count
 
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("check", help="counts, clips that cannot be used, lengths, leaks", allow_abbrev=False)
     check.add_argument("--json", action="store_true", help="one JSON object on standard output, for scripts")
     check.add_argument("--no-media", action="store_true", help="read the annotations only")
-    check.add_argument("--limit", type=_count, metavar="N", help="look at the first N clips of each split only")
+    check.add_argument("--limit", type=count, metavar="N", help="look at the first N clips of each split only")
     check.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: %(default)s)")
     export = verbs.add_parser("export", help="write a split as .jsonl or .parquet", allow_abbrev=False)
     export.add_argument("--split", required=True, help="e.g. train")
@@ -64,13 +65,6 @@ def _cores() -> int:
 def _splits(data: ClipDataModule) -> list[str]:
     """The splits of the config, each once."""
     return list(dict.fromkeys(data.splits.values()))
-
-
-def _count(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
 
 
 def _readable(data: ClipDataModule) -> tuple[dict[str, list[Sample]], str]:

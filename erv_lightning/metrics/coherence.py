@@ -49,6 +49,10 @@ class _CoherenceMetric(Metric, ABC):
     @abstractmethod
     def _count(self, preds: Tensor, explanations: Tensor, target: Tensor) -> None: ...
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
+        """Returns the metric as it is, as `half` does: its states count clips, which float16 cannot beyond 2048."""
+        return self
+
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: _AX_TYPE | None = None) -> _PLOT_OUT_TYPE:
         """Plots a value or several in order, `compute`'s if none is given; returns figure and axes."""
         return self._plot(val, ax)

@@ -78,18 +78,23 @@ class EmotionVerifier(nn.Module):
         return logits
 
     @torch.no_grad()
-    def probs(self, sentences: Sequence[str], batch_size: int = 128) -> Tensor:
-        """Independent probabilities of each label, (sentences, outputs), in [0, 1], on the CPU.
+    def logits(self, texts: Sequence[str], batch_size: int = 128) -> Tensor:
+        """Logits of texts in the order given, (texts, outputs), float32 on the CPU.
 
-        Equal sentences are scored once, and batches hold sentences of similar length.
+        Equal texts are scored once, and batches hold texts of similar length.
         """
-        if not sentences:
+        if not texts:
             return torch.zeros(0, len(self.labels))
-        unique = sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))
+        unique = sorted(set(texts), key=lambda text: (len(text), text))
         chunks = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
-        scored = torch.cat([self(chunk).sigmoid().float().cpu() for chunk in chunks])
-        place = {sentence: index for index, sentence in enumerate(unique)}
-        return scored[[place[sentence] for sentence in sentences]]
+        # to the CPU once: a GPU works on one batch while the next is cut into tokens
+        scored = torch.cat([self(chunk) for chunk in chunks]).float().cpu()
+        place = {text: index for index, text in enumerate(unique)}
+        return scored[[place[text] for text in texts]]
+
+    def probs(self, sentences: Sequence[str], batch_size: int = 128) -> Tensor:
+        """Independent probabilities of each label, (sentences, outputs), in [0, 1], on the CPU; see `logits`."""
+        return self.logits(sentences, batch_size).sigmoid()
 
     def save(self, folder: Path) -> None:
         """Writes model and tokenizer in Hugging Face's layout."""

@@ -12,13 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from erv_lightning.data.clips import ClipBatch
-from erv_lightning.data.sample import Sample
 from erv_lightning.judges import Judge, judge_each
 from erv_lightning.metrics import DatasetMetrics
 from erv_lightning.models.backbone import Backbone
 from erv_lightning.modules.optimisation import Schedule, adamw
+from erv_lightning.predictions import prediction
 from erv_lightning.rl.rollout import Sampling, rollout
-from erv_lightning.text import parse_response
 
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
@@ -197,26 +196,6 @@ class PolicyModule(L.LightningModule):
     def export(self, folder: Path) -> None:
         """Writes the policy in Hugging Face's layout."""
         self.backbone.save(folder)
-
-
-def prediction(sample: Sample, text: str) -> dict[str, Any]:
-    """A row of predictions.jsonl for a response to a sample, before any judge has read it."""
-    response = parse_response(text)
-    return {
-        "id": sample.id,
-        "dataset": sample.dataset,
-        "clip": sample.clip,
-        "question": sample.question,
-        "label": sample.label,
-        "label_space": sample.label_space,
-        "response": text,
-        "explanation": response.explanation,
-        "answer": response.answer,
-        "answer_id": sample.space.id(response.answer),
-        "label_id": sample.space.id(sample.label),
-        "well_formed": response.well_formed,
-        "judges": {},
-    }
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from erv_lightning.analysis import METRICS, Arm, Estimate
+from erv_lightning.analysis import METRICS, Arm, Difference, Estimate
+from erv_lightning.report import agreement
+from erv_lightning.report.cells import grid, inline, number, plain, table, terminal
+from erv_lightning.stats.agreement import Agreement
+from erv_lightning.tallies import DEFINITIONS, OF_ANSWERS
 
 Estimates = dict[str, Estimate]
+JUDGED = tuple(key for key in METRICS if key not in OF_ANSWERS)
+STAR = "*"  # significant
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All numbers as one judge reads the explanations.
+
+    Attributes:
+        judge: its name.
+        estimates: metrics by arm name.
+        differences: (arm, baseline, metrics of arm minus baseline), paired by clip.
+    """
+
+    judge: str
+    estimates: dict[str, Estimates]
+    differences: tuple[tuple[str, str, dict[str, Difference]], ...]
 
 
 @dataclass(frozen=True)
@@ -21,75 +41,120 @@ class Comparison:
 
     Attributes:
         command: the shell command that made it.
-        judge: whose reading of the explanations counted.
         datasets: the data sets of the clips.
-        clips: number of clips, the unit of the bootstrap.
+        clips: number of clips.
+        drawn: what the bootstrap draws, in words.
         draws: bootstrap draws.
         arms: in the order of the rows.
-        estimates: metrics by arm name.
-        differences: (arm, baseline, metrics of arm minus baseline), paired by clip.
+        readings: one for each judge; the first one's are the main tables.
+        agreement: of the judges, where there are several, over the explanations of all runs.
     """
 
     command: str
-    judge: str
     datasets: tuple[str, ...]
     clips: int
+    drawn: str
     draws: int
     arms: tuple[Arm, ...]
-    estimates: dict[str, Estimates]
-    differences: tuple[tuple[str, str, Estimates], ...]
+    readings: tuple[Reading, ...]
+    agreement: tuple[Agreement, ...] = ()
+
+    @property
+    def main(self) -> Reading:
+        """What the first judge read."""
+        return self.readings[0]
 
 
 def facts(comparison: Comparison) -> str:
-    """What the numbers rest on, in two sentences."""
+    """What the numbers rest on."""
     counts = sorted({len(arm.runs) for arm in comparison.arms})
-    many = " or ".join(map(str, counts))
-    seeds = f"{many} seed{'' if counts == [1] else 's'} per arm"
+    seeds = f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'} per arm"
     clips = f"{comparison.clips} test clips of {', '.join(comparison.datasets)}"
+    several = counts != [1]
+    values = "Values are means over seeds ± their standard deviation; " if several else ""
+    over = f"seeds and {comparison.drawn} together" if several else comparison.drawn
     return (
-        f"{clips}, {seeds}, explanations read by the judge {comparison.judge}. Values are means over "
-        f"seeds; 95 % intervals are percentile bootstraps over clips ({comparison.draws:,} draws, the same "
-        "clips for all seeds and arms) and leave out the spread between seeds."
+        f"{clips}, {seeds}, explanations read by the judge {comparison.main.judge}. {values}95 % intervals are "
+        f"percentile bootstraps over {over} ({comparison.draws:,} draws, the same for all arms)."
     )
+
+
+def legend(comparison: Comparison) -> str:
+    """What the star means."""
+    tests = len(METRICS) * len(comparison.main.differences)
+    return (
+        f"{STAR} significant at 5 %: paired permutation test over the clips ({comparison.draws:,} draws), p adjusted "
+        f"for the {tests} tests of the table by Holm's method, and the interval leaves out 0."
+    )
+
+
+def disputed(comparison: Comparison) -> list[str]:
+    """A line for every difference that is significant under some judges and not under others, or turns its sign."""
+    lines = []
+    for place, (arm, baseline, _) in enumerate(comparison.main.differences):
+        for key in JUDGED:
+            under = [(reading.judge, reading.differences[place][2][key]) for reading in comparison.readings]
+            claims = {(one.significant, one.significant and one.estimate.value > 0) for _, one in under}
+            if len(claims) > 1:
+                told = ", ".join(f"{_signed(one)} under {judge}" for judge, one in under)
+                lines.append(f"{METRICS[key]} of {arm} − {baseline} depends on the judge: {told}")
+    return lines
 
 
 def tables(comparison: Comparison) -> list[Table]:
     """The terminal's tables; 80 columns hold them for arm names of usual length."""
-    metrics = _table("Metrics")
-    for arm in comparison.arms:
-        estimates = comparison.estimates[arm.name]
-        metrics.add_row(f"[bold]{escape(arm.name)}", *(_cell(estimates[key], "") for key in METRICS))
-        for seed, values in _seed_rows(arm, estimates):
-            metrics.add_row(f"  {seed}", *values, style="dim")
-    if not comparison.differences:
-        return [metrics]
-    differences = _table("Paired differences (bold: the interval leaves out 0)")
-    for arm_name, baseline, estimates in comparison.differences:
-        bold = ["[bold]" if estimates[key].low > 0 or estimates[key].high < 0 else "" for key in METRICS]
-        cells = [mark + _cell(estimates[key], "+") for mark, key in zip(bold, METRICS, strict=True)]
-        differences.add_row(f"{escape(arm_name)}\n− {escape(baseline)}", *cells)
-    return [metrics, differences]
+    made = []
+    for place, reading in enumerate(comparison.readings):
+        keys = JUDGED if place else tuple(METRICS)
+        under = f" under the judge {reading.judge}" if len(comparison.readings) > 1 else ""
+        made.append(_metrics(comparison.arms, reading, keys, f"Metrics{under}"))
+        if reading.differences:
+            made.append(_differences(reading, keys, f"Paired differences{under} ({STAR} significant at 5 %)"))
+    return made + ([agreement.table(comparison.agreement)] if comparison.agreement else [])
+
+
+def _metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str], title: str) -> Table:
+    made = table(title, "arm", [METRICS[key] for key in keys])
+    for arm in arms:
+        estimates = reading.estimates[arm.name]
+        made.add_row(f"[bold]{escape(arm.name)}", *(terminal(estimates[key]) for key in keys))
+        for seed, values in _seed_rows(arm, estimates, keys):
+            made.add_row(f"  {seed}", *values, style="dim")
+    return made
+
+
+def _differences(reading: Reading, keys: Sequence[str], title: str) -> Table:
+    made = table(title, "arm", [METRICS[key] for key in keys])
+    for arm, baseline, found in reading.differences:
+        cells = [_starred(found[key], terminal, "[bold]") for key in keys]
+        made.add_row(f"{escape(arm)}\n− {escape(baseline)}", *cells)
+    return made
+
+
+def _starred(one: Difference, form: Any, emphasis: str = "") -> str:
+    return (emphasis if one.significant else "") + str(form(one.estimate, "+", STAR if one.significant else ""))
+
+
+def _signed(one: Difference) -> str:
+    return f"{one.estimate.value:+.3f}{STAR if one.significant else ''}"
 
 
 def markdown(comparison: Comparison, figure: str) -> str:
     """The comparison as a Markdown page that shows the image file `figure`."""
-    metrics = []
-    for arm in comparison.arms:
-        estimates = comparison.estimates[arm.name]
-        metrics.append([f"**{arm.name}**", *(_inline(estimates[key], "") for key in METRICS)])
-        metrics += [[f"· {seed}", *values] for seed, values in _seed_rows(arm, estimates)]
-    differences = [
-        [f"{arm_name} − {baseline}", *(_inline(estimates[key], "+") for key in METRICS)]
-        for arm_name, baseline, estimates in comparison.differences
-    ]
-    parts = [
-        "# Comparison",
-        facts(comparison),
-        "With label y, answer ŷ and the emotion ê of the explanation: WAR = P(ŷ=y), UAR = mean recall per "
-        "class, EEA = P(ê=y), EPC = P(ê=ŷ), FCR = P(ê=ŷ=y), FCR\\|ŷ=y = P(ê=y given ŷ=y). No valid answer "
-        "counts as wrong.",
-        _grid(metrics),
-        *(["## Paired differences", _grid(differences)] if differences else []),
+    parts = ["# Comparison", facts(comparison), DEFINITIONS.replace("|", "\\|")]
+    for place, reading in enumerate(comparison.readings):
+        keys = JUDGED if place else tuple(METRICS)
+        if place:
+            parts.append(f"## Under the judge {reading.judge}")
+        parts.append(_markdown_metrics(comparison.arms, reading, keys))
+        if reading.differences:
+            parts += [f"##{'#' * bool(place)} Paired differences", _markdown_differences(reading, keys)]
+    if comparison.main.differences:
+        parts.append(legend(comparison).replace("*", "\\*", 1))
+    if comparison.agreement:
+        parts += ["## Agreement of the judges", agreement.markdown(comparison.agreement)]
+        parts += [f"- {line}" for line in disputed(comparison)]
+    parts += [
         f"![WAR, EEA, EPC and FCR on validation, and all metrics on the test clips]({figure})",
         "Above: validation during GRPO (thin lines: seeds; dashed: a policy trained without reward). "
         "Below: the test clips with 95 % intervals (dots: seeds).",
@@ -98,76 +163,65 @@ def markdown(comparison: Comparison, figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _markdown_metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str]) -> str:
+    rows = []
+    for arm in arms:
+        estimates = reading.estimates[arm.name]
+        rows.append([f"**{arm.name}**", *(inline(estimates[key]) for key in keys)])
+        rows += [[f"· {seed}", *values] for seed, values in _seed_rows(arm, estimates, keys)]
+    return grid("arm", [METRICS[key] for key in keys], rows)
+
+
+def _markdown_differences(reading: Reading, keys: Sequence[str]) -> str:
+    rows = [
+        [f"{arm} − {baseline}", *(_starred(found[key], inline).replace("*", "\\*") for key in keys)]
+        for arm, baseline, found in reading.differences
+    ]
+    return grid("arm", [METRICS[key] for key in keys], rows)
+
+
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain JSON types; null where a metric is undefined."""
+    main, *others = (_reading_json(comparison.arms, reading) for reading in comparison.readings)
     return {
         "command": comparison.command,
-        "judge": comparison.judge,
+        "judge": comparison.main.judge,
         "datasets": list(comparison.datasets),
         "clips": comparison.clips,
+        "drawn": comparison.drawn,
         "draws": comparison.draws,
+        **main,
+        "other_judges": {reading.judge: other for reading, other in zip(comparison.readings[1:], others, strict=True)},
+        "agreement": agreement.to_json(comparison.agreement),
+        "disputed": disputed(comparison),
+    }
+
+
+def _reading_json(arms: Sequence[Arm], reading: Reading) -> dict[str, Any]:
+    return {
         "arms": [
             {
                 "name": arm.name,
                 "runs": [str(run) for run in arm.runs],
                 "seeds": list(arm.seeds),
-                "metrics": _plain(comparison.estimates[arm.name]),
+                "metrics": {key: plain(reading.estimates[arm.name][key]) for key in METRICS},
             }
-            for arm in comparison.arms
+            for arm in arms
         ],
         "differences": [
-            {"arm": arm_name, "baseline": baseline, "metrics": _plain(estimates)}
-            for arm_name, baseline, estimates in comparison.differences
+            {"arm": arm, "baseline": baseline, "metrics": {key: _difference_json(found[key]) for key in METRICS}}
+            for arm, baseline, found in reading.differences
         ],
     }
 
 
-def _plain(estimates: Estimates) -> dict[str, dict[str, Any]]:
-    """Estimates as dictionaries without NaN, which JSON does not know."""
-
-    def defined(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [defined(one) for one in value]
-        return None if math.isnan(value) else value
-
-    return {key: {k: defined(v) for k, v in asdict(one).items()} for key, one in estimates.items()}
+def _difference_json(one: Difference) -> dict[str, Any]:
+    tests = {"p": one.p, "p_holm": one.p_holm, "significant": one.significant, "mcnemar": one.mcnemar}
+    return {**plain(one.estimate), **plain(tests)}
 
 
-def _seed_rows(arm: Arm, estimates: Estimates) -> list[tuple[str, list[str]]]:
+def _seed_rows(arm: Arm, estimates: Estimates, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Each seed's name and values; nothing for a single seed, whose values are the arm's."""
     if len(arm.seeds) < 2:
         return []
-    return [(seed, [_number(estimates[key].seeds[i], ".3f") for key in METRICS]) for i, seed in enumerate(arm.seeds)]
-
-
-def _number(value: float, spec: str) -> str:
-    """A formatted number, a dash where it is undefined."""
-    return "–" if math.isnan(value) else format(value, spec)
-
-
-def _cell(estimate: Estimate, sign: str) -> str:
-    """Terminal: the interval below the value, without its leading zeros, for width."""
-    low, high = (_number(end, sign + ".2f").replace("0.", ".", 1) for end in (estimate.low, estimate.high))
-    return f"{_number(estimate.value, sign + '.3f')}\n[dim]{low}{'…' if sign else '–'}{high}[/dim]"
-
-
-def _inline(estimate: Estimate, sign: str) -> str:
-    """Markdown: the interval beside the value."""
-    value, low, high = (_number(x, sign + ".3f") for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
-
-
-def _table(title: str) -> Table:
-    """An empty terminal table with a column for every metric."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=0)
-    table.add_column("arm", overflow="fold")
-    for name in METRICS.values():
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _grid(rows: list[list[str]]) -> str:
-    """A Markdown table with a column for every metric."""
-    head = ["arm", *(title.replace("|", "\\|") for title in METRICS.values())]
-    lines = [head, ["---", *["---:"] * len(METRICS)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [(seed, [number(estimates[key].seeds[i]) for key in keys]) for i, seed in enumerate(arm.seeds)]

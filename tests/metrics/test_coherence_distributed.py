@@ -20,19 +20,30 @@ from erv_lightning.metrics import (
 
 # class 3 is only in the second process's shard, class 2 in neither
 ROWS = [(0, 0, 0), (1, 0, 1), (0, 0, 1), (-1, 1, 1), (1, 1, 1), (3, 3, 3), (0, 3, 3)]
+STEPS = [[slice(0, 3), slice(3, 4)], [slice(4, 5), slice(5, 7)]]  # of each process, never of one size
 
 
-def metrics():
+def metrics(**kwargs):
     return MetricCollection(
         {
-            "eea": ExplanationEmotionAccuracy(),
-            "epc": ExplanationPredictionConsistency(),
-            "fcr": FaithfulConsistencyRate(),
-            "fgc": FaithfulGivenCorrect(),
-            "war": WeightedAverageRecall(),
-            "uar": UnweightedAverageRecall(4),
+            "eea": ExplanationEmotionAccuracy(**kwargs),
+            "epc": ExplanationPredictionConsistency(**kwargs),
+            "fcr": FaithfulConsistencyRate(**kwargs),
+            "fgc": FaithfulGivenCorrect(**kwargs),
+            "war": WeightedAverageRecall(**kwargs),
+            "uar": UnweightedAverageRecall(4, **kwargs),
         }
     )
+
+
+def floats(values):
+    return {key: value.item() for key, value in values.items()}
+
+
+def alone(rows):
+    collection = metrics()
+    collection.update(*torch.tensor(rows).unbind(1))
+    return {key: pytest.approx(value, abs=1e-6) for key, value in floats(collection.compute()).items()}
 
 
 def count_shard(rank, folder, shards):
@@ -46,7 +57,10 @@ def count_shard(rank, folder, shards):
                 collection.update(*torch.tensor([row]).unbind(1))
             if start == stop:
                 collection.update(*torch.zeros(3, 0, dtype=torch.long))
-            values[name] = {key: value.item() for key, value in collection.compute().items()}
+            values[name] = floats(collection.compute())
+        synced = metrics(dist_sync_on_step=True)
+        values["steps"] = [floats(synced(*torch.tensor(ROWS[step]).unbind(1))) for step in STEPS[rank]]
+        values["after steps"] = floats(synced.compute())
         Path(folder, f"{rank}.json").write_text(json.dumps(values))
     finally:
         dist.destroy_process_group()
@@ -58,10 +72,6 @@ def test_two_processes_count_as_one_whatever_their_shards(tmp_path):
         {"odd": (0, 4), "one idle": (0, 7), "lopsided": (0, 1)},
         {"odd": (4, 7), "one idle": (7, 7), "lopsided": (1, 7)},
     ]
-    alone = metrics()
-    alone.update(*torch.tensor(ROWS).unbind(1))
-    expected = {key: pytest.approx(value.item(), abs=1e-6) for key, value in alone.compute().items()}
-
     workers = mp.start_processes(count_shard, args=(str(tmp_path), shards), nprocs=2, join=False)
     try:
         while not workers.join(timeout=30):  # false when one process is done before the other
@@ -71,4 +81,5 @@ def test_two_processes_count_as_one_whatever_their_shards(tmp_path):
             process.kill()
     for rank in range(2):
         values = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert values == dict.fromkeys(shards[0], expected)
+        assert values.pop("steps") == [alone(ROWS[one] + ROWS[other]) for one, other in zip(*STEPS, strict=True)]
+        assert values == dict.fromkeys([*shards[0], "after steps"], alone(ROWS))

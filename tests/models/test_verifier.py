@@ -98,6 +98,23 @@ def test_equal_sentences_are_scored_once(verifier: EmotionVerifier) -> None:
     assert not torch.equal(probs[0], probs[1])
 
 
+def test_logits_come_in_the_order_given_and_as_float32(verifier: EmotionVerifier) -> None:
+    asked = SENTENCES[::-1]
+    assert_close(verifier.logits(asked, batch_size=3).sigmoid(), verifier.probs(asked))
+    half = EmotionVerifier.tiny(SENTENCES, DFEW.names).to(torch.bfloat16).eval()
+    assert half.logits(asked).dtype == torch.float32
+
+
+def test_batches_hold_sentences_of_similar_length(verifier: EmotionVerifier) -> None:
+    widths: list[int] = []
+    hook = verifier.model.register_forward_pre_hook(
+        lambda module, args, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    verifier.probs(["flat " * count for count in (9, 1, 8, 2, 7, 3)], batch_size=2)
+    hook.remove()
+    assert widths == [4, 9, 11]  # 2, 7 and 9 words, <s> and </s>
+
+
 def test_no_sentence_gives_no_row(verifier: EmotionVerifier) -> None:
     assert verifier.probs([]).shape == (0, 7)
 

@@ -22,7 +22,8 @@ from erv_lightning.metrics import functional
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.modules import SFTModule
-from erv_lightning.modules.policy import pad_rows, prediction
+from erv_lightning.modules.policy import pad_rows
+from erv_lightning.predictions import prediction
 from erv_lightning.rl.rollout import Sampling
 
 MakeData = Callable[..., ClipDataModule]

@@ -1,0 +1,382 @@
+"""A chat model as the judge: any endpoint that speaks OpenAI's chat completions, far away or on this machine.
+
+It asks with the paper's prompt, several explanations at a time, and pays for no reply twice: see `reply_cache`. It
+knows nothing about clips or metrics. The API key is read from the environment when there is something to ask; it is in
+no config, log, cache or error.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from erv_lightning.errors import one_line
+from erv_lightning.judges.protocol import Judge, Verdicts
+from erv_lightning.judges.reply_cache import Reply, ReplyCache, Unreadable, read_reply, request_key, sendable
+from erv_lightning.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from openai import APIError, OpenAI
+
+PROMPT = (
+    "Read the reasoning content and respond with the appropriate emotion in {labels}. Reply with only the emotion word."
+    "\nReason: {explanation}\nAnswer Emotion:"
+)
+"""The paper's, word for word; it is the only message."""
+
+_OURS = ("model", "messages", "stream", "n")  # fields of the request that `extra` may not set
+_PASSING = (408, 409, 429)  # statuses below 500 after which the client asks again
+_ADVICE = {
+    401: "put a valid key into the environment variable {env}",
+    403: "the key in {env} may not use this model: use another key or model",
+    404: "no such model or address: check model and base_url",
+}
+_ELSE = "check model, and the request's fields: max_tokens and extra set them, null in extra removes one"
+_MARKS = " \t\n\"'`*“”‘’"  # what models like to put around a word
+_NO_BAR = 20  # so many replies come without a progress bar
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds, as the client's own
+
+
+@dataclass
+class Usage:
+    """What a judge has asked and got, over all its calls.
+
+    Attributes:
+        requests: sent over the network, retries among them.
+        retries: requests sent again after an error.
+        from_cache: different prompts whose reply was in the cache.
+        prompt_tokens: of the replies received, as the server counts them; the cache's cost nothing and are not in here.
+        completion_tokens: likewise.
+        outside: explanations whose reply was none of the labels; `refused` and `cut` are among them.
+        refused: explanations that the model refused to read.
+        cut: explanations whose reply ended at `max_tokens` before it named a label.
+        cost: of the tokens, in the currency of `price_in` and `price_out`.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    from_cache: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    outside: int = 0
+    refused: int = 0
+    cut: int = 0
+    cost: float = 0.0
+
+    def summary(self) -> str:
+        """One line for a reader; it names a cost only if prices are known."""
+        tokens = f"{self.prompt_tokens:,} tokens in, {self.completion_tokens:,} out"
+        cost = f", cost {self.cost:,.4f}" if self.cost else ""
+        return (
+            f"{self.requests:,} requests ({self.retries:,} of them retries), {self.from_cache:,} replies from the "
+            f"cache, {tokens}{cost}; {self.outside:,} verdicts outside the labels ({self.refused:,} refusals, "
+            f"{self.cut:,} cut off at max_tokens)"
+        )
+
+
+class ChatJudge(Judge):
+    """Asks a chat model for the emotion of each explanation, with the paper's prompt and at temperature 0.
+
+    Equal prompts are asked once, an empty explanation not at all. A reply is stored the moment it arrives: a run that
+    failed or was killed goes on from there when it is started again. `usage` counts what was asked.
+
+    Args:
+        model: the endpoint's name for the model, e.g. ``gpt-4.1-mini``.
+        base_url: of the endpoint; the only address that is asked. A local server's is e.g. ``http://127.0.0.1:8000/v1``.
+        name: what its verdicts are filed under; None is the model's name.
+        order: of the labels in the prompt: ``fixed`` is the label space's own, ``permuted`` one that depends on `seed`
+            and the explanation's text alone.
+        seed: of the permutations.
+        concurrency: requests under way at once, from 1 on.
+        retries: of one explanation after passing errors (status 408, 409, 429 or 5xx, time-outs, lost connections,
+            unreadable replies), from 0 on. The waits grow from 0.5 to 8 s, or are what the server's Retry-After says.
+        timeout: seconds without a sign of the server before a request is given up.
+        max_tokens: of a reply; None leaves it to the server. Models that reason need hundreds.
+        outside: the verdict for a reply that is none of the labels: the space's ``neutral`` as in the paper, or
+            ``none``, which is −1.
+        cache: file with the replies, which runs, judges and processes may share. A reply is found by model, prompt and
+            the other fields of the request, not by the address. None keeps nothing.
+        api_key_env: environment variable with the API key, which is sent to `base_url` and nowhere else. Where it is
+            not set, servers other than OpenAI's get a placeholder.
+        price_in: per million tokens of the prompts, for `usage`.
+        price_out: per million tokens of the replies.
+        extra: further fields of the request, e.g. ``{"reasoning_effort": "low"}``. They win over the judge's own, and
+            null removes a field: ``{"temperature": null, "max_tokens": null, "max_completion_tokens": 500}`` suits
+            models that refuse the first two.
+
+    Raises:
+        ValueError: for settings out of range, all of them in one line.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str = "https://api.openai.com/v1",
+        name: str | None = None,
+        order: Literal["fixed", "permuted"] = "fixed",
+        seed: int = 0,
+        concurrency: int = 8,
+        retries: int = 6,
+        timeout: float = 60.0,
+        max_tokens: int | None = 16,
+        outside: Literal["neutral", "none"] = "neutral",
+        cache: str | None = "runs/judge_replies.sqlite",
+        api_key_env: str = "OPENAI_API_KEY",
+        price_in: float = 0.0,
+        price_out: float = 0.0,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.base_url, self.name = model, base_url, name or model
+        self.order, self.seed, self.outside = order, seed, outside
+        self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
+        self.cache, self.api_key_env = cache, api_key_env
+        self.price_in, self.price_out = price_in, price_out
+        fields = {"temperature": 0, "max_tokens": max_tokens, **(extra or {})}
+        self.fields = {key: value for key, value in fields.items() if value is not None}
+        self.usage = Usage()
+        problems = self._problems() + _problems_of_address(base_url)
+        if max_tokens is not None and max_tokens < 1:
+            problems.append(f"max_tokens is {max_tokens}, it must be at least 1 or null")
+        if {*_OURS} & {*fields}:
+            problems.append(f"extra must not set {' or '.join(_OURS)}")
+        if problems:
+            raise ValueError(f"chat judge: {'; '.join(problems)}")
+
+    def _problems(self) -> list[str]:
+        checks = {
+            "model is empty": not self.model,
+            f"order is {self.order!r}, it must be fixed or permuted": self.order not in ("fixed", "permuted"),
+            f"outside is {self.outside!r}, it must be neutral or none": self.outside not in ("neutral", "none"),
+            f"concurrency is {self.concurrency}, it must be at least 1": self.concurrency < 1,
+            f"retries is {self.retries}, it must be at least 0": self.retries < 0,
+            f"timeout is {self.timeout}, it must be above 0": not self.timeout > 0,
+            "price_in and price_out must be at least 0": not min(self.price_in, self.price_out) >= 0,
+        }
+        return [problem for problem, found in checks.items() if found]
+
+    def read(self, explanations: Sequence[str], space: LabelSpace) -> Verdicts:
+        """Label ids; −1 for an empty explanation, `outside` for a reply that is none of the labels.
+
+        Raises:
+            ValueError: where asking is of no use: no API key, a request that the endpoint refuses, a damaged cache.
+            ConnectionError: where an explanation stays unanswered after all retries. The other replies are kept.
+        """
+        prompts = [self.prompt(text, space) if text.strip() else None for text in explanations]
+        replies = self._replies(list(dict.fromkeys(prompt for prompt in prompts if prompt is not None)))
+        return Verdicts([-1 if prompt is None else self._verdict(replies[prompt], space) for prompt in prompts])
+
+    def prompt(self, explanation: str, space: LabelSpace) -> str:
+        """What the model is asked about an explanation."""
+        explanation = sendable(explanation)
+        labels = list(space.names)
+        if self.order == "permuted":
+            random.Random(f"{self.seed} {explanation}").shuffle(labels)
+        return PROMPT.format(labels=", ".join(labels), explanation=explanation)
+
+    def _verdict(self, reply: Reply, space: LabelSpace) -> int:
+        label = -1 if reply.text is None else space.id(_bare(reply.text))
+        if label >= 0:
+            return label
+        self.usage.outside += 1
+        self.usage.refused += reply.text is None
+        self.usage.cut += reply.text is not None and reply.cut
+        return space.neutral if self.outside == "neutral" else -1
+
+    def _replies(self, prompts: list[str]) -> dict[str, Reply]:
+        """The reply to each prompt: from the cache where it is there, else from the network."""
+        if not prompts:
+            return {}
+        asked = {prompt: {"model": self.model, "prompt": prompt, "fields": self.fields} for prompt in prompts}
+        keys = {prompt: request_key(request) for prompt, request in asked.items()}
+        with ReplyCache(self.cache) as cache:
+            replies = {prompt: reply for prompt, key in keys.items() if (reply := cache.get(key)) is not None}
+            self.usage.from_cache += len(replies)
+            missing = [prompt for prompt in prompts if prompt not in replies]
+            if missing:
+                asking = _Asking(self, lambda prompt, reply: cache.put(keys[prompt], self.model, prompt, reply))
+                self._ask(missing, asking, len(replies))
+                replies |= asking.replies
+        return replies
+
+    def _ask(self, prompts: list[str], asking: _Asking, known: int) -> None:
+        """Asks, and counts it also where that ends in an error."""
+        try:
+            asking.run(prompts)
+        finally:
+            self._count(asking)
+        if asking.failure is not None:
+            raise asking.explained(known, known + len(prompts)) from None
+
+    def _count(self, asking: _Asking) -> None:
+        tokens_in = sum(reply.prompt_tokens for reply in asking.replies.values())
+        tokens_out = sum(reply.completion_tokens for reply in asking.replies.values())
+        self.usage.requests += asking.requests
+        self.usage.retries += asking.retries
+        self.usage.prompt_tokens += tokens_in
+        self.usage.completion_tokens += tokens_out
+        self.usage.cost += (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+class _Asking:
+    """One call's requests: threads that share a client, and stop together.
+
+    Attributes:
+        replies: prompt → its reply, those that came.
+        requests, retries: how many were sent.
+        failure: the error that stopped it, None if all is answered.
+    """
+
+    def __init__(self, judge: ChatJudge, keep: Callable[[str, Reply], None]) -> None:
+        self._judge, self._keep = judge, keep
+        self._key = _api_key(judge.api_key_env, judge.base_url)
+        self._client = self._make_client()
+        self._lock, self._stop, self._this_thread = threading.Lock(), threading.Event(), threading.local()
+        self.replies: dict[str, Reply] = {}
+        self.requests = self.retries = 0
+        self.failure: Exception | None = None
+
+    def run(self, prompts: list[str]) -> None:
+        """Asks all. After a failure or Ctrl-C no further request is sent; those under way are waited for and kept."""
+        console = Console(stderr=True)
+        silent = len(prompts) <= _NO_BAR or not (console.is_terminal or console.is_jupyter)
+        threads = min(self._judge.concurrency, len(prompts))
+        with self._client, Progress(console=console, disable=silent) as bar, ThreadPoolExecutor(threads) as pool:
+            task = bar.add_task(f"asking {escape(self._judge.model)}", total=len(prompts))
+            try:
+                for _ in as_completed([pool.submit(self._one, prompt) for prompt in prompts]):
+                    bar.advance(task)
+                    if self._stop.is_set():
+                        break
+            finally:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+
+    def explained(self, known: int, total: int) -> Exception:
+        """The failure as a person reads it, without the API key.
+
+        Args:
+            known: prompts that had been answered before.
+            total: prompts, those among them.
+        """
+        from openai import APIError
+
+        error, judge = self.failure, self._judge
+        if not isinstance(error, APIError | Unreadable):
+            return error or RuntimeError("nothing failed")  # not the endpoint's: the cache's, or a bug
+        place = f"judge {judge.name}: model {judge.model} at {_without_query(judge.base_url)}"
+        said = self._said(error)
+        status = getattr(error, "status_code", 500)
+        if status < 500 and status not in _PASSING:
+            advice = _ADVICE.get(status, _ELSE).format(env=judge.api_key_env)
+            return ValueError(f"{place} refuses the request ({said}): {advice}")
+        done = f"{known + len(self.replies)} of {total} are answered"
+        way_out = f"kept in {judge.cache}: run again, it goes on from there"
+        if judge.cache is None:
+            way_out = "not kept: name a file as cache, and run again"
+        return ConnectionError(
+            f"{place} left an explanation unanswered after {judge.retries} retries ({said}). {done} and {way_out}"
+        )
+
+    def _said(self, error: APIError | Unreadable) -> str:
+        """What the server or the network said, a few lines at most."""
+        body = getattr(error, "body", None)
+        detail = f" - {body['detail']}" if isinstance(body, dict) and "detail" in body else ""  # FastAPI's way
+        cause = f" {one_line(error.__cause__)}" if error.__cause__ is not None else ""
+        said = f"{one_line(error)}{detail}{cause}"
+        if self._key:
+            said = said.replace(self._key, "[API key]")  # before it is cut: half a key is a secret too
+        return said[:300]
+
+    def _make_client(self) -> OpenAI:
+        try:
+            import openai
+        except ImportError:
+            raise ValueError("a chat judge needs the package openai: pip install 'erv-lightning[chat]'") from None
+        return openai.OpenAI(
+            api_key=self._key or "none",
+            base_url=self._judge.base_url,
+            timeout=self._judge.timeout,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._before_request]}),
+        )
+
+    def _before_request(self, request: object) -> None:
+        """Called by the client before every request, its own retries included."""
+        if self._stop.is_set():
+            raise CancelledError
+        with self._lock:
+            self.requests += 1
+            self.retries += self._this_thread.asked_before
+        self._this_thread.asked_before = True
+
+    def _one(self, prompt: str) -> None:
+        """Asks one prompt and keeps its reply; the first thread that fails stops all."""
+        if self._stop.is_set():
+            return
+        try:
+            reply = self._ask(prompt)
+            self._keep(prompt, reply)
+        except CancelledError:  # stopped between two tries
+            return
+        except Exception as error:
+            with self._lock:
+                self.failure = self.failure or error
+            self._stop.set()
+            return
+        self.replies[prompt] = reply
+
+    def _ask(self, prompt: str) -> Reply:
+        judge, left, wait = self._judge, self._judge.retries, _FIRST_WAIT
+        self._this_thread.asked_before = False
+        while True:
+            client = self._client.with_options(max_retries=left)
+            sent = client.chat.completions.with_raw_response.create(
+                model=judge.model, messages=[{"role": "user", "content": prompt}], extra_body=judge.fields
+            )
+            left -= sent.retries_taken
+            try:
+                return read_reply(sent.http_response.content)
+            except Unreadable:  # which the client does not look for
+                if left == 0:
+                    raise
+            self._stop.wait(wait)
+            left, wait = left - 1, min(2 * wait, _LONGEST_WAIT)
+
+
+def _bare(reply: str) -> str:
+    """A reply without its reasoning, a full stop, and marks around the word."""
+    return reply.rpartition("</think>")[2].strip().removesuffix(".").strip(_MARKS)
+
+
+def _problems_of_address(base_url: str) -> list[str]:
+    if "@" in base_url:  # not shown: it may be a password
+        return ["base_url must not hold a user or password: the key comes from the environment"]
+    try:
+        parts = urlsplit(base_url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    return [] if good else [f"base_url is {base_url!r}, not an address such as http://127.0.0.1:8000/v1"]
+
+
+def _without_query(base_url: str) -> str:
+    return urlsplit(base_url)._replace(query="", fragment="").geturl()
+
+
+def _api_key(env: str, base_url: str) -> str:
+    """The key, "" if none is set and none is needed."""
+    key = os.environ.get(env, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError(f"the environment variable {env} holds characters that no API key has: set it again")
+    if not key and (urlsplit(base_url).hostname or "").endswith("api.openai.com"):
+        raise ValueError(f"no API key: set the environment variable {env}, or name another server as base_url")
+    return key

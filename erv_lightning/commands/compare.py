@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         help="difference of every arm to this one, e.g. sft (default: of the last arm to every other)",
     )
     add("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")
-    add("--draws", type=count, default=DRAWS, metavar="N", help="draws of bootstraps and tests (default: %(default)s)")
+    add("--draws", type=count, default=DRAWS, metavar="N", help="bootstrap draws (default: %(default)s)")
     return parser
 
 
@@ -110,7 +110,7 @@ def _reading(arms: Sequence[Arm], pairs: Sequence[tuple[str, str]], judge: str, 
     return Reading(
         judge=judge,
         estimates={name: sampling.estimates() for name, sampling in samplings.items()},
-        differences=tuple(differences(arms, pairs, judge, samplings, draws=draws)),
+        differences=tuple(differences(arms, pairs, judge, samplings)),
     )
 
 

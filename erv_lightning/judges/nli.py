@@ -1,4 +1,4 @@
-"""A model of natural language inference as the judge: it was never taught emotions, nor anything of this project.
+"""A model of natural language inference as the judge, for any labels. It knows no list of emotions but the one asked.
 
 Shapes: N explanations, K labels of the space.
 """

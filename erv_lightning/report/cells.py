@@ -22,9 +22,8 @@ def number(value: float, spec: str = ".3f") -> str:
 
 def terminal(estimate: Estimate, sign: str = "", mark: str = "") -> str:
     """Terminal: the interval below the value, without its leading zeros, for width."""
-    low, high = (number(end, sign + ".2f").replace("0.", ".", 1) for end in (estimate.low, estimate.high))
-    spread = "" if math.isnan(estimate.std) or sign else f"±{estimate.std:.2f}".replace("0.", ".", 1)
-    return f"{number(estimate.value, sign + '.3f')}{mark}{spread}\n[dim]{low}{'…' if sign else '–'}{high}[/dim]"
+    low, high = (number(end, ".2f").replace("0.", ".", 1) for end in (estimate.low, estimate.high))
+    return f"{number(estimate.value, sign + '.3f')}{mark}\n[dim]{low}{'…' if sign else '–'}{high}[/dim]"
 
 
 def inline(estimate: Estimate, sign: str = "", mark: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from erv_lightning.analysis import METRICS, Arm, Difference, Estimate
+from erv_lightning.analysis import METRICS, SWAPS, Arm, Difference, Estimate
 from erv_lightning.report import agreement
 from erv_lightning.report.cells import grid, inline, number, plain, table, terminal
 from erv_lightning.stats.agreement import Agreement
@@ -71,7 +71,7 @@ def facts(comparison: Comparison) -> str:
     seeds = f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'} per arm"
     clips = f"{comparison.clips} test clips of {', '.join(comparison.datasets)}"
     several = counts != [1]
-    values = "Values are means over seeds ± their standard deviation; " if several else ""
+    values = "Values are means over seeds; " if several else ""
     over = f"seeds and {comparison.drawn} together" if several else comparison.drawn
     return (
         f"{clips}, {seeds}, explanations read by the judge {comparison.main.judge}. {values}95 % intervals are "
@@ -83,7 +83,7 @@ def legend(comparison: Comparison) -> str:
     """What the star means."""
     tests = len(METRICS) * len(comparison.main.differences)
     return (
-        f"{STAR} significant at 5 %: paired permutation test over the clips ({comparison.draws:,} draws), p adjusted "
+        f"{STAR} significant at 5 %: paired permutation test over the clips ({SWAPS:,} swaps), p adjusted "
         f"for the {tests} tests of the table by Holm's method, and the interval leaves out 0."
     )
 
@@ -120,6 +120,8 @@ def _metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str], title: 
         made.add_row(f"[bold]{escape(arm.name)}", *(terminal(estimates[key]) for key in keys))
         for seed, values in _seed_rows(arm, estimates, keys):
             made.add_row(f"  {seed}", *values, style="dim")
+        if len(arm.seeds) > 1:
+            made.add_row("  ± std", *(number(estimates[key].std) for key in keys), style="dim")
     return made
 
 

@@ -148,7 +148,8 @@ def _counts(readings: Ints, missing: int | None = None) -> Floats:
     """How many judges say each value of each row: (N, K)."""
     values = np.unique(readings)
     values = values[values != missing] if missing is not None else values
-    return (readings[:, :, None] == values).sum(axis=1).astype(float)
+    counts: Floats = (readings[:, :, None] == values).sum(axis=1).astype(float)
+    return counts
 
 
 def _over(top: Floats, bottom: Floats) -> Floats:

@@ -100,7 +100,9 @@ def test_the_markdown_says_how_it_was_made(runs, tmp_path):
     for part in ("70 test clips", "2 seeds per arm", "judge grammar", "(comparison.png)", "| **grpo/erv** |"):
         assert part in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {8}
+    assert {line.replace("\\|", "").count("|") for line in rows} == {9}
+    assert "grpo/erv − sft" in text
+    assert "\\* significant at 5 %" in text
 
 
 def test_the_figure_is_an_image_with_the_colours_of_all_arms(runs, tmp_path):
@@ -139,7 +141,60 @@ def test_an_undefined_metric_is_null_in_json_and_a_dash_elsewhere(tmp_path, caps
         "low": None,
         "high": None,
         "seeds": [None],
+        "std": None,
+        "clips": [None, None],
     }
+
+
+def add_judge(run: str, name: str, p_right: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path = Path(run) / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["judges"][name] = row["label_id"] if rng.random() < p_right else -1
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_what_is_significant_after_holm_is_marked(runs, tmp_path, capsys):
+    assert run_main(runs, tmp_path) == 0
+    printed = capsys.readouterr().out
+    over_sft, over_accuracy = json.loads((tmp_path / "comparison.json").read_text())["differences"]
+    assert over_sft["metrics"]["eea"]["significant"]
+    assert over_sft["metrics"]["eea"]["p"] <= over_sft["metrics"]["eea"]["p_holm"] < 0.05
+    assert not over_accuracy["metrics"]["war"]["significant"]  # both answer alike
+    assert over_accuracy["metrics"]["war"]["p_holm"] > 0.05
+    assert len(over_accuracy["metrics"]["fcr"]["mcnemar"]) == 2  # one for each seed
+    assert over_accuracy["metrics"]["uar"]["mcnemar"] == []
+    value = f"{over_sft['metrics']['eea']['value']:+.3f}*"
+    assert value in printed
+    assert "adjusted for the 14 tests" in " ".join(printed.split())
+    assert value.replace("*", "\\*") in (tmp_path / "comparison.md").read_text()
+
+
+def test_a_claim_that_holds_under_one_judge_only_is_seen_as_such(runs, tmp_path, capsys):
+    for place, run in enumerate(runs):
+        add_judge(run, "second", p_right=0.5, seed=place)
+    assert run_main(runs, tmp_path) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    saved = json.loads((tmp_path / "comparison.json").read_text())
+    assert saved["judge"] == "grammar"
+    assert set(saved["other_judges"]) == {"second"}
+    assert saved["other_judges"]["second"]["arms"][0]["metrics"]["eea"]["value"] == pytest.approx(0.5, abs=0.15)
+    assert any(line.startswith("EEA of grpo/erv − sft depends on the judge") for line in saved["disputed"])
+    assert "EEA of grpo/erv − sft depends on the judge" in printed
+    assert "Paired differences under the judge second" in printed
+    assert set(saved["agreement"]) == {
+        "equal: grammar and second",
+        "Cohen's κ: grammar and second",
+        "Krippendorff's α: all",
+    }
+    page = (tmp_path / "comparison.md").read_text()
+    assert "## Under the judge second" in page
+    assert "depends on the judge" in page
+
+    assert run_main([*runs, "--judge", "second"], tmp_path) == 0
+    saved = json.loads((tmp_path / "comparison.json").read_text())
+    assert (saved["judge"], saved["other_judges"], saved["agreement"]) == ("second", {}, {})
 
 
 def break_line(run: Path) -> None:

@@ -17,14 +17,15 @@ from erv_lightning.text import split_sentences
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def test_a_small_run_writes_numbers_and_page(tmp_path: Path) -> None:
+def test_a_small_run_writes_numbers_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
+    monkeypatch.setattr(evaluate, "THREADS", 1)  # tests may run side by side
     words = ["--explanations", "40", "--rounds", "2", "--pipeline-sample", "5", "--out", str(tmp_path)]
     evaluate.main(words)
 
     report: dict[str, Any] = json.loads((tmp_path / "evaluate.json").read_text(encoding="utf-8"))
     assert report["command"] == " ".join(["python -m benchmarks.evaluate", *words])
-    assert "2 threads" in report["machine"]
+    assert f"{evaluate.THREADS} threads" in report["machine"]
     repeated, unique = report["rows"]
     assert repeated["different"] < repeated["number"] == 120
     assert unique["different"] == unique["number"] == 120

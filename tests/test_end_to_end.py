@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,22 @@ def test_validate_prints_the_metrics_and_changes_no_run(trained: Checkout, teste
 
     assert all(metric in outcome.out for metric in MEASURED)
     assert {path: path.stat().st_mtime_ns for path in tested.rglob("*")} == before
+
+
+def test_evaluate_tests_a_run_that_has_no_predictions_yet(trained: Checkout, tested: Path, tmp_path: Path) -> None:
+    run = tmp_path / "sft" / "fresh"
+    shutil.copytree(tested / "sft" / "default", run, ignore=shutil.ignore_patterns("predictions.jsonl", "summary.json"))
+
+    outcome = trained.run("evaluate", run, "--draws", "100")
+
+    assert outcome.status == 0, outcome.err
+    summary = json.loads((tested / "sft" / "default" / "summary.json").read_text())
+    found = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert found["clips"] == TEST_CLIPS
+    assert found["judge"] == "grammar"
+    for key in ("war", "uar", "eea", "epc", "fcr", "fcr_given_correct"):
+        assert (found[key] or 0) == pytest.approx(summary[f"test/{key}"], abs=1e-6)  # null and 0 are both 0/0
+    assert (run / "predictions.jsonl").read_bytes() == (tested / "sft" / "default" / "predictions.jsonl").read_bytes()
 
 
 def test_tested_runs_can_be_compared(trained: Checkout, tested: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from erv_lightning.release import predictions, read_responses, read_verdicts
 from erv_lightning.results import predictions_table, read_predictions
 
 if TYPE_CHECKING:
-    from erv_lightning.data.sample import ClipSource
+    from erv_lightning.data.sample import ClipSource, Sample
 
 
 @dataclass
@@ -78,7 +78,7 @@ def from_file(args: argparse.Namespace) -> Found:
         if args.judge_file:
             _add_file(found, args.judge_file)
         return found
-    samples = _source(args).samples(args.split)
+    samples = _samples(args)
     verdicts = read_verdicts(args.judge_file, samples[0].space) if args.judge_file else None
     rows, notes = predictions(read_responses(path), samples, verdicts, "".join(_given(args.judge_file)))
     frame = predictions_table(dict(enumerate(rows, start=1)), path)
@@ -117,8 +117,16 @@ def _add_file(found: Found, judge_file: Path) -> None:
     add_verdicts(found.frame, judge_file.stem, [verdicts.get(name, -1) for name in ids])
 
 
+def _samples(args: argparse.Namespace) -> list[Sample]:
+    """What is annotated, which the release's files do not say. The clips themselves need not be there."""
+    from erv_lightning.data.readers.files import annotations_only
+
+    with annotations_only():
+        return _source(args).samples(args.split)
+
+
 def _source(args: argparse.Namespace) -> ClipSource:
-    """The annotations that the release's files need, whose lines hold no label."""
+    """The reader of the data set that the command line names."""
     from erv_lightning.data import readers
 
     if args.dataset is None or args.root is None:

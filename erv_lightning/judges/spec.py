@@ -69,7 +69,7 @@ def _from_file(path: str) -> Judge:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--judge", type=Judge)
     try:
-        judge: Judge = parser.instantiate_classes(parser.parse_object({"judge": dict(content)})).judge
+        judge: Judge = parser.instantiate(parser.parse_object({"judge": dict(content)})).judge
     except ArgumentError as error:
         raise ConfigError(explain_parse_error(str(error), _settings(), {path: content})) from error
     return judge
@@ -83,4 +83,4 @@ def _settings() -> set[str]:
 def told_by(judge: Judge) -> str:
     """What a judge reports of its own work, such as tokens and cost; "" where it has nothing to say."""
     usage: Any = getattr(judge, "usage", None)
-    return "" if usage is None else f"{judge.name}: {usage}"
+    return "" if usage is None else f"{judge.name}: {usage.summary()}"

@@ -296,6 +296,19 @@ def test_a_refused_request_stops_at_once_and_says_what_to_do(
     assert 1 <= len(server.requests) <= 4
 
 
+def test_nothing_is_asked_again_once_one_is_refused(serve: Serve) -> None:
+    refused = failing(403)
+    answers = {"refused": Answer(refused.body, 403, delay=0.15), "broken": failing(500, **{"retry-after-ms": "100"})}
+    server = serve(lambda explanation, before: answers.get(explanation, TROUBLES["null"]))
+    begun = time.monotonic()
+
+    with pytest.raises(ValueError, match="403"):
+        judge_at(server, retries=50)(["refused", "broken", "unreadable"], DFEW)
+    assert time.monotonic() - begun < 2
+    assert server.asked["broken"] <= 3
+    assert server.asked["unreadable"] == 1
+
+
 def test_what_fastapi_says_is_passed_on(serve: Serve) -> None:
     server = serve(lambda explanation, before: Answer(b'{"detail": "Server is pinned to other"}', 400))
 

@@ -6,6 +6,8 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +52,34 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: save it as UTF-8") from error
 
 
+_without_clips: ContextVar[bool] = ContextVar("without_clips", default=False)
+
+
+@contextmanager
+def annotations_only() -> Iterator[None]:
+    """While it lasts, readers do without the clips: predictions are measured where only the annotations are at hand."""
+    token = _without_clips.set(True)
+    try:
+        yield
+    finally:
+        _without_clips.reset(token)
+
+
 class ClipFolder:
     """Clips of one folder by their stem, whatever their extension; the folder is listed once.
 
     Args:
         root: the data set's folder.
         names: where its layouts put the clips, relative to `root`; the first that exists is taken.
+
+    Raises:
+        ValueError: none of them exists, except within `annotations_only`.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
+        if _without_clips.get() and not any((root / name).exists() for name in names):
+            self.path, self._found = root / names[0], dict[str, Path]()
+            return
         self.path = first_existing(root, names, "folder of clips")
         paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
         self._found = {**{path.stem: path for path in paths}, **{path.name: path for path in paths}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from erv_lightning.labels import GOEMOTIONS, LabelSpace, goemotions_index
 from erv_lightning.models.tiny import tiny_verifier
+
+_BATCH_CHARACTERS = 65536  # of a padded batch, some 16,000 tokens: what bounds its memory
 
 
 class EmotionVerifier(nn.Module):
@@ -78,21 +80,21 @@ class EmotionVerifier(nn.Module):
         return logits
 
     @torch.no_grad()
-    def logits(self, texts: Sequence[str], batch_size: int = 128) -> Tensor:
+    def logits(self, texts: Sequence[str], batch_size: int = 512) -> Tensor:
         """Logits of texts in the order given, (texts, outputs), float32 on the CPU.
 
-        Equal texts are scored once, and batches hold texts of similar length.
+        Equal texts are scored once, and batches hold texts of similar length; fewer than `batch_size` where they are
+        long.
         """
         if not texts:
             return torch.zeros(0, len(self.labels))
         unique = sorted(set(texts), key=lambda text: (len(text), text))
-        chunks = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
         # to the CPU once: a GPU works on one batch while the next is cut into tokens
-        scored = torch.cat([self(chunk) for chunk in chunks]).float().cpu()
+        scored = torch.cat([self(batch) for batch in _batches(unique, batch_size)]).float().cpu()
         place = {text: index for index, text in enumerate(unique)}
         return scored[[place[text] for text in texts]]
 
-    def probs(self, sentences: Sequence[str], batch_size: int = 128) -> Tensor:
+    def probs(self, sentences: Sequence[str], batch_size: int = 512) -> Tensor:
         """Independent probabilities of each label, (sentences, outputs), in [0, 1], on the CPU; see `logits`."""
         return self.logits(sentences, batch_size).sigmoid()
 
@@ -100,3 +102,14 @@ class EmotionVerifier(nn.Module):
         """Writes model and tokenizer in Hugging Face's layout."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Texts, the shortest first, in batches of at most `size` and of few enough characters once they are padded."""
+    start = 0
+    for end, text in enumerate(texts):
+        rows = end - start
+        if rows and (rows == size or (rows + 1) * len(text) > _BATCH_CHARACTERS):
+            yield texts[start:end]
+            start = end
+    yield texts[start:]

@@ -29,8 +29,7 @@ def terminal(estimate: Estimate, sign: str = "", mark: str = "") -> str:
 def inline(estimate: Estimate, sign: str = "", mark: str = "") -> str:
     """Markdown: the interval beside the value."""
     value, low, high = (number(x, sign + ".3f") for x in (estimate.value, estimate.low, estimate.high))
-    spread = "" if math.isnan(estimate.std) or sign else f" ± {estimate.std:.3f}"
-    return f"{value}{mark}{spread} [{low}, {high}]"
+    return f"{value}{mark} [{low}, {high}]"
 
 
 def plain(value: Any) -> Any:

@@ -120,8 +120,6 @@ def _metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str], title: 
         made.add_row(f"[bold]{escape(arm.name)}", *(terminal(estimates[key]) for key in keys))
         for seed, values in _seed_rows(arm, estimates, keys):
             made.add_row(f"  {seed}", *values, style="dim")
-        if len(arm.seeds) > 1:
-            made.add_row("  ± std", *(number(estimates[key].std) for key in keys), style="dim")
     return made
 
 
@@ -223,7 +221,8 @@ def _difference_json(one: Difference) -> dict[str, Any]:
 
 
 def _seed_rows(arm: Arm, estimates: Estimates, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each seed's name and values; nothing for a single seed, whose values are the arm's."""
+    """Each seed's name and values, and their spread; nothing for a single seed, whose values are the arm's."""
     if len(arm.seeds) < 2:
         return []
-    return [(seed, [number(estimates[key].seeds[i]) for key in keys]) for i, seed in enumerate(arm.seeds)]
+    rows = [(seed, [number(estimates[key].seeds[i]) for key in keys]) for i, seed in enumerate(arm.seeds)]
+    return [*rows, ("± std", [number(estimates[key].std) for key in keys])]

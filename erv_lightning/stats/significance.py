@@ -49,6 +49,7 @@ def paired_permutation(
     Under the null hypothesis A and B are exchangeable within each cluster: each of the U clusters swaps all its rows,
     of all seeds, with probability 1/2. All 2^U swaps are tried where they are no more than `draws`. Otherwise
     p = (1 + #{|T*| ≥ |T|}) / (1 + draws) (Phipson & Smyth 2010, which never gives 0).
+    A swap that leaves an arm without a defined statistic counts as extreme.
 
     Args:
         numerator_a, denominator_a, numerator_b, denominator_b: (N, S, C), what each row adds; the statistic of an arm
@@ -71,7 +72,7 @@ def paired_permutation(
     extreme, total = (0, 0) if exact else (1, 1)
     for swap in _all_swaps(len(counts[0])) if exact else _swaps(len(counts[0]), draws, seed):
         found = _statistic(swap, *counts)
-        extreme += int((np.abs(found) >= abs(observed) - _SAME).sum())
+        extreme += int((~(np.abs(found) < abs(observed) - _SAME)).sum())  # an undefined one counts as extreme
         total += len(found)
     return extreme / total
 

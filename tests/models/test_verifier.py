@@ -115,6 +115,15 @@ def test_batches_hold_sentences_of_similar_length(verifier: EmotionVerifier) -> 
     assert widths == [4, 9, 11]  # 2, 7 and 9 words, <s> and </s>
 
 
+def test_long_texts_come_in_smaller_batches(verifier: EmotionVerifier) -> None:
+    rows: list[int] = []
+    hook = verifier.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    texts = [f"{number:04d}" + "x" * 9_996 for number in range(20)] + ["y" * 100_000, "z" * 100_000]
+    verifier.probs([*SENTENCES, *texts])
+    hook.remove()
+    assert rows == [6, 6, 6, 6, 1, 1]  # six of 10,000 characters are within 65,536
+
+
 def test_no_sentence_gives_no_row(verifier: EmotionVerifier) -> None:
     assert verifier.probs([]).shape == (0, 7)
 

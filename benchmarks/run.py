@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import data, grpo_step
+from benchmarks import data, evaluate, grpo_step
 
 
 def main() -> None:
     data.main([])
+    evaluate.main([])
     grpo_step.main([])
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError, ArgumentParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from erv_lightning import config_files
 from erv_lightning.errors import ConfigError, explain_parse_error
@@ -60,7 +62,7 @@ def _named(spec: str) -> tuple[str, str]:
 
 
 def _from_file(path: str) -> Judge:
-    content = config_files.read([path])[0].content
+    content = _resolved(config_files.read([path])[0].content, path)
     for key in () if "class_path" in content else ("model", "init_args", "judge"):
         inner = content.get(key)
         content = inner if isinstance(inner, dict) else {}
@@ -73,6 +75,15 @@ def _from_file(path: str) -> Judge:
     except ArgumentError as error:
         raise ConfigError(explain_parse_error(str(error), _settings(), {path: content})) from error
     return judge
+
+
+def _resolved(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings with their ``${…}`` put in; outside a run only ``${runs}`` means something."""
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create({"runs": "runs", **content}), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path!r}: {error}: write the value itself") from error
+    return cast("dict[str, Any]", resolved)
 
 
 def _settings() -> set[str]:

@@ -58,12 +58,19 @@ def tables(probing: Probing) -> list[Table]:
         titles = [name for name in _columns(probing.outcomes[0]) if name.startswith(kind)]
         if not titles:
             continue
-        one = cells.table("Rewards" if kind == "R " else "Judges", "", [name.removeprefix(kind) for name in titles])
+        one = cells.table(
+            "Rewards" if kind == "R " else "Judges", "", [_narrow(name.removeprefix(kind)) for name in titles]
+        )
         for outcome in probing.outcomes:
             shown = dict(zip(_columns(outcome), _row(outcome), strict=True))
             one.add_row(outcome.probe.name, *(f"[bold]{shown[n]}" if MARK in shown[n] else shown[n] for n in titles))
         made.append(one)
     return made
+
+
+def _narrow(name: str) -> str:
+    """A heading in two lines where it has two words."""
+    return name.replace("_", "_\n", 1)
 
 
 def verdicts(probing: Probing) -> list[str]:

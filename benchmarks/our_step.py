@@ -21,7 +21,7 @@ from benchmarks.text_policy import TextPolicy
 from erv_lightning.data.datamodule import ClipBatch, ClipDataModule
 from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.data.sample import Sample
-from erv_lightning.judges import Judge
+from erv_lightning.judges import Judge, Verdicts
 from erv_lightning.labels import DFEW, LabelSpace
 from erv_lightning.models.backbone import Backbone, PromptBatch
 from erv_lightning.modules import GRPOModule
@@ -45,8 +45,8 @@ class NoJudge(Judge):
 
     name = "none"
 
-    def __call__(self, explanations: Sequence[str], space: LabelSpace) -> list[int]:
-        return [-1] * len(explanations)
+    def read(self, explanations: Sequence[str], space: LabelSpace) -> Verdicts:
+        return Verdicts([-1] * len(explanations))
 
 
 class SamePrompts(ClipDataModule):

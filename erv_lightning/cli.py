@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,11 @@ from erv_lightning.callbacks.interrupt import SaveOnInterrupt
 from erv_lightning.callbacks.last import LastCheckpoint
 from erv_lightning.callbacks.learning import LearningWatch
 from erv_lightning.callbacks.predictions import PredictionWriter
+from erv_lightning.callbacks.resume_state import LINES, ResumeState, cut_logs
 from erv_lightning.callbacks.rollouts import RolloutLog
 from erv_lightning.callbacks.throughput import DecodeClock
+from erv_lightning.checkpoint_io import AtomicCheckpointIO
+from erv_lightning.checkpoints import read_checkpoint
 from erv_lightning.csv_log import RunCSVLogger
 from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.data.readers import JsonlClips, SyntheticClips
@@ -144,9 +148,12 @@ class ErvCLI(LightningCLI):
                 raise ConfigError(
                     f"{self.run.last} does not exist: there is nothing to go on with, leave --ckpt_path out"
                 )
+        settings["weights_only"] = True  # a checkpoint is data: none of ours needs code to be read
         checkpoint = settings.get("ckpt_path")
-        if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_file():
+        if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).exists():
             raise ConfigError(f"checkpoint {checkpoint!r} does not exist: correct --ckpt_path, or leave it out")
+        saved = read_checkpoint(Path(checkpoint)) if checkpoint and "://" not in checkpoint else {}
+        self.log_lines: dict[str, int] = saved.get(LINES, {})
 
     def _check_settings(self) -> None:
         """What no single file or type can tell.
@@ -203,7 +210,7 @@ class ErvCLI(LightningCLI):
         self.run.path.mkdir(parents=True, exist_ok=True)
         dump = self.parser.dump(self.config, skip_none=False, format="yaml")
         resolved: dict[str, Any] = yaml.safe_load(dump)[self.config.subcommand]
-        for how in ("config", "ckpt_path"):  # say how the run was started, not what it is
+        for how in ("config", "ckpt_path", "weights_only"):  # say how the run was started, not what it is
             resolved.pop(how, None)
         self.run.config.write_text(
             f"# resolved; run it again: python -m erv_lightning fit -c {self.run.config}\n"
@@ -230,11 +237,14 @@ class ErvCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         # A resumed run goes on in the files it finds.
         resumed = self.subcommand == "fit" and self.settings.get("ckpt_path") is not None
+        if resumed and self.run.holds(self.settings.ckpt_path):
+            rank_zero_only(cut_logs)(self.run.path, self.log_lines)
         csv = RunCSVLogger(self.run.path, resume=resumed)
         chosen = trainer.get("logger")
         others = chosen if isinstance(chosen, list) else [chosen] if isinstance(chosen, Logger) else []
         loggers = [csv, *others] if self.subcommand == "fit" else False
-        self.interrupt = SaveOnInterrupt(self.run.last)
+        last = LastCheckpoint(self.run.last)
+        self.interrupt = SaveOnInterrupt(last)
         best = ModelCheckpoint(
             dirpath=self.run.checkpoints,
             filename="best",
@@ -243,8 +253,9 @@ class ErvCLI(LightningCLI):
             enable_version_counter=False,
         )
         callbacks: list[L.Callback] = [
+            ResumeState(self.run.path),  # first: other callbacks log as a step begins
             best,
-            LastCheckpoint(self.run.last),
+            last,
             LearningRateMonitor("step"),
             NonFiniteGuard(self.run.path / "bad_batches"),
             RolloutLog(self.run.path / "rollouts.jsonl"),
@@ -262,7 +273,11 @@ class ErvCLI(LightningCLI):
         own = trainer.get("callbacks") or []
         own = own if isinstance(own, list) else [own]
         return super().instantiate_trainer(
-            logger=loggers, callbacks=[*own, *callbacks], default_root_dir=str(self.run.path), **kwargs
+            logger=loggers,
+            callbacks=[*callbacks, *own],
+            plugins=[AtomicCheckpointIO(), *(trainer.get("plugins") or [])],
+            default_root_dir=str(self.run.path),
+            **kwargs,
         )
 
 
@@ -298,10 +313,11 @@ def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> i
             cli.put_back()
             raise
         except SystemExit as stop:
-            cli.put_back()  # Ctrl-C before the first step
-            interrupted = getattr(getattr(cli, "interrupt", None), "interrupted", False)
-            interrupted = interrupted or isinstance(stop.__context__, KeyboardInterrupt)
-            return 130 if interrupted else int(stop.code or 0)
+            cli.put_back()  # stopped before the first step
+            heard = getattr(getattr(cli, "interrupt", None), "signal", None)
+            if heard is None and isinstance(stop.__context__, KeyboardInterrupt):
+                heard = signal.SIGINT
+            return int(stop.code or 0) if heard is None else 128 + heard  # as a shell has it
     return 0
 
 

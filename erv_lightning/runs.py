@@ -41,6 +41,10 @@ class RunFolder:
         """The newest checkpoint."""
         return self.checkpoints / "last.ckpt"
 
+    def holds(self, checkpoint: str) -> bool:
+        """Whether a checkpoint is one of this run's."""
+        return Path(checkpoint).resolve().parent == self.checkpoints.resolve()
+
     @property
     def export(self) -> Path:
         """The best model in Hugging Face's layout; there once the run has finished."""

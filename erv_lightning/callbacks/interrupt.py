@@ -1,67 +1,112 @@
-"""Ctrl-C ends a run between two steps, with a checkpoint."""
+"""Ctrl-C and SIGTERM end a run between two steps, with a checkpoint."""
 
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
+
+from erv_lightning.callbacks.last import LastCheckpoint
+
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class SaveOnInterrupt(L.Callback):
-    """The first Ctrl-C lets the step finish, saves and stops; the second stops at once. Errors save as well.
+    """The first Ctrl-C or SIGTERM lets the step finish, saves and stops; the second stops at once. Errors save too.
+
+    SIGTERM is how schedulers and sweeps end a run. Of several processes that train, it is enough that one hears it.
+    Under SLURM's automatic requeueing SIGTERM is Lightning's business.
 
     Args:
-        checkpoint: where to save.
+        last: saves the checkpoint.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.interrupted = False
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
+        self.signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._agreed = False  # all processes stop at the same moment
         self._failed = False
-        self._before: Any = None
+        self._steps_before: int | None = None  # the batch under way; None between two
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody has asked the run to stop."""
+        return self.signal is not None
+
+    # -- hearing -------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Takes over Ctrl-C."""
-        self._before = signal.signal(signal.SIGINT, self._handle)
+        """Takes over the signals. Lightning's handler of SIGTERM talks to other processes in the middle of a step."""
+        environment = trainer._accelerator_connector.cluster_environment
+        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        for number in (signal.SIGINT,) if requeued else (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._handle)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Gives Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._before)
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         # Lightning puts this handler back after a failed run, past every hook: there is no step left to finish.
         if self.interrupted or self._failed:
             raise KeyboardInterrupt
-        self.interrupted = True
-        rank_zero_info("\nCtrl-C: finishing this step, then saving. Once more stops at once.")
+        self.signal = signum
+        rank_zero_info(f"\n{NAMES[signum]}: finishing this step, then saving. Once more stops at once.")
 
-    def _stop_if_asked(self) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two optimiser steps. An epoch's first batch is no place to go on from, unless it is the only one."""
+        begins = batch_idx % trainer.accumulate_grad_batches == 0 and (
+            batch_idx > 0 or trainer.num_training_batches == 1
+        )
+        self._steps_before = trainer.global_step if begins else -1
+        if begins:
+            self._stop_if_asked(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Between two training steps."""
-        if self.interrupted:  # Lightning would write the step's row to metrics.csv only after this hook
-            trainer._logger_connector.update_train_step_metrics()
-        self._stop_if_asked()
+        """The batch is done."""
+        self._steps_before = None
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        """Between two validation steps."""
-        self._stop_if_asked()
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Before a validation, which the resumed run then does."""
+        if not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Within a validation: one process alone, since several may have unequal numbers of batches."""
+        if trainer.world_size == 1 and not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        """Stops all processes; all come here at the same moment."""
+        if trainer.world_size > 1:
+            own = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
+        if self.interrupted:
+            self._agreed = True
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Saves what there is.
 
-        With several processes only after Ctrl-C, which reaches all of them: saving is collective, and an error of
-        one process would wait for the others forever.
+        In the middle of a step only where this is the only process and no weight has moved in it: saving is collective,
+        so the error of one process would wait for the others forever.
         """
-        self.interrupted = self.interrupted or isinstance(exception, KeyboardInterrupt)
-        together = trainer.world_size == 1 or self.interrupted
-        if trainer.global_step > 0 and together and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.checkpoint)
-            rank_zero_info(f"saved {self.checkpoint}; go on with --ckpt_path {self.checkpoint}")
+        if isinstance(exception, KeyboardInterrupt) and not self.interrupted:
+            self.signal = signal.SIGINT
         self._failed = True
+        if trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        unmoved = self._steps_before in (None, trainer.global_step)
+        if (self._agreed or (trainer.world_size == 1 and unmoved)) and trainer.global_step != self.last.step:
+            self.last.save(trainer)
+        if self.last.path.is_file():
+            rank_zero_info(f"saved {self.last.path}, step {self.last.step}; go on with --ckpt_path last")

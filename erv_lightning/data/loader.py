@@ -18,6 +18,7 @@ class EpochLoader(DataLoader[Any]):
     """
 
     _handed_out = 0
+    unread = 0  # of the batches handed out, those whose step is not done
     ahead = False  # without workers, the next batch is made in a thread while the last one is computed with
 
     @property
@@ -33,8 +34,8 @@ class EpochLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that have been handed out."""
-        return {"batches": self._handed_out}
+        """Batches of this epoch whose step is done."""
+        return {"batches": self._handed_out - self.unread}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next pass begins after these batches. A finished epoch leaves nothing to skip."""

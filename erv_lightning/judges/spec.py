@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 from omegaconf import OmegaConf
@@ -83,7 +83,7 @@ def _resolved(content: dict[str, Any], path: str) -> dict[str, Any]:
         resolved: Any = OmegaConf.to_container(OmegaConf.create({"runs": "runs", **content}), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path!r}: {error}: write the value itself") from error
-    return cast("dict[str, Any]", resolved)
+    return {key: value for key, value in resolved.items() if key in content}
 
 
 def _settings() -> set[str]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from erv_lightning.callbacks.interrupt import SaveOnInterrupt
+from erv_lightning.callbacks.last import LastCheckpoint
+from erv_lightning.callbacks.resume_state import ResumeState
 from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.modules import VerifierModule
 
@@ -30,6 +32,12 @@ class CtrlC(L.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def saving(folder: Path) -> tuple[ResumeState, SaveOnInterrupt, LastCheckpoint]:
+    """What a run has, in its order."""
+    last = LastCheckpoint(folder / "last.ckpt")
+    return ResumeState(folder), SaveOnInterrupt(last), last
+
+
 @pytest.fixture
 def sentences(make_data: Callable[..., ClipDataModule]) -> ClipDataModule:
     return make_data(unit="sentences", batch_size=4)
@@ -38,28 +46,30 @@ def sentences(make_data: Callable[..., ClipDataModule]) -> ClipDataModule:
 def test_ctrl_c_lets_the_step_finish_saves_and_the_run_can_go_on(
     sentences: ClipDataModule, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    press, save = CtrlC(at=2), SaveOnInterrupt(tmp_path / "last.ckpt")
+    press, (state, save, last) = CtrlC(at=2), saving(tmp_path)
     module = VerifierModule()
     with pytest.raises(SystemExit):
-        make_trainer(max_steps=9, callbacks=[press, save]).fit(module, sentences)
+        make_trainer(max_steps=9, enable_checkpointing=True, callbacks=[state, save, press, last]).fit(
+            module, sentences
+        )
     assert press.started == [0, 1, 2]
     assert save.interrupted
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 3  # the step in which it was pressed is in there
-    for name, value in state["state_dict"].items():
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3  # the step in which it was pressed is in there
+    for name, value in saved["state_dict"].items():
         assert torch.equal(value, module.state_dict()[name])
 
     again = CtrlC(at=-1)
-    trainer = make_trainer(max_steps=5, callbacks=[again, SaveOnInterrupt(tmp_path / "again.ckpt")])
+    trainer = make_trainer(max_steps=5, enable_checkpointing=True, callbacks=[again, *saving(tmp_path / "again")])
     trainer.fit(VerifierModule(), sentences, ckpt_path=str(tmp_path / "last.ckpt"))
     assert trainer.global_step == 5
     assert len(again.started) == 2
 
 
 def test_a_second_ctrl_c_stops_at_once(sentences: ClipDataModule, make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    callbacks = [CtrlC(at=2, times=2), SaveOnInterrupt(tmp_path / "last.ckpt")]
+    callbacks = [*saving(tmp_path), CtrlC(at=2, times=2)]
     with pytest.raises(SystemExit):
-        make_trainer(max_steps=9, callbacks=callbacks).fit(VerifierModule(), sentences)
+        make_trainer(max_steps=9, enable_checkpointing=True, callbacks=callbacks).fit(VerifierModule(), sentences)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
@@ -75,9 +85,11 @@ class Fails(L.Callback):
 def test_an_error_saves_too_and_is_the_users_to_see(
     sentences: ClipDataModule, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    save = SaveOnInterrupt(tmp_path / "last.ckpt")
+    state, save, last = saving(tmp_path)
     with pytest.raises(RuntimeError, match="on purpose"):
-        make_trainer(max_steps=9, callbacks=[Fails(at=3), save]).fit(VerifierModule(), sentences)
+        make_trainer(max_steps=9, enable_checkpointing=True, callbacks=[state, save, Fails(at=3), last]).fit(
+            VerifierModule(), sentences
+        )
     assert not save.interrupted
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
@@ -86,7 +98,9 @@ def test_before_the_first_step_there_is_nothing_to_save(
     sentences: ClipDataModule, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
-        make_trainer(callbacks=[Fails(at=0), SaveOnInterrupt(tmp_path / "last.ckpt")]).fit(VerifierModule(), sentences)
+        make_trainer(enable_checkpointing=True, callbacks=[*saving(tmp_path), Fails(at=0)]).fit(
+            VerifierModule(), sentences
+        )
     assert not (tmp_path / "last.ckpt").exists()
 
 
@@ -94,9 +108,9 @@ def test_before_the_first_step_there_is_nothing_to_save(
 def test_ctrl_c_is_given_back_after_a_run(
     fails: bool, sentences: ClipDataModule, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    callbacks = [Fails(at=1 if fails else -1), SaveOnInterrupt(tmp_path / "last.ckpt")]
+    callbacks = [*saving(tmp_path), Fails(at=1 if fails else -1)]
     try:
-        make_trainer(max_steps=2, callbacks=callbacks).fit(VerifierModule(), sentences)
+        make_trainer(max_steps=2, enable_checkpointing=True, callbacks=callbacks).fit(VerifierModule(), sentences)
     except RuntimeError:
         assert fails
     with pytest.raises(KeyboardInterrupt):

@@ -154,6 +154,8 @@ class ErvCLI(LightningCLI):
             raise ConfigError(f"checkpoint {checkpoint!r} does not exist: correct --ckpt_path, or leave it out")
         saved = read_checkpoint(Path(checkpoint)) if checkpoint and "://" not in checkpoint else {}
         self.log_lines: dict[str, int] = saved.get(LINES, {})
+        if saved and self.subcommand == "fit" and "loops" not in saved:
+            raise ConfigError(f"{checkpoint} holds weights alone: a run cannot go on from it")
 
     def _check_settings(self) -> None:
         """What no single file or type can tell.

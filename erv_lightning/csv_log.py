@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch import Tensor
 
 
 class RunCSVLogger(CSVLogger):
@@ -20,11 +21,19 @@ class RunCSVLogger(CSVLogger):
     def __init__(self, folder: Path, resume: bool = False) -> None:
         super().__init__(str(folder), name="", version="", flush_logs_every_n_steps=1)
         self._kept = self._read(folder / "metrics.csv") if resume else None
+        self._last = ""
 
     @property
     def log_dir(self) -> str:
         """The run's folder."""
         return self.root_dir
+
+    def log_metrics(self, metrics: dict[str, Tensor | float], step: int | None = None) -> None:
+        """Adds a row, but none that repeats the last: a step's row is written early where the run ends with it."""
+        row = f"{step} {sorted((name, float(value)) for name, value in metrics.items())}"
+        if row != self._last:
+            self._last = row
+            super().log_metrics(metrics, step)
 
     @property
     def experiment(self) -> ExperimentWriter:

@@ -21,9 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     On a full disk the older checkpoint stays, a warning says so, and the run goes on.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Writes a checkpoint; one on another machine (``s3://…``) as Lightning does."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)

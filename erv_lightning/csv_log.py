@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from torch import Tensor
 
 
 class RunCSVLogger(CSVLogger):
@@ -28,7 +28,7 @@ class RunCSVLogger(CSVLogger):
         """The run's folder."""
         return self.root_dir
 
-    def log_metrics(self, metrics: dict[str, Tensor | float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Adds a row, but none that repeats the last: a step's row is written early where the run ends with it."""
         row = f"{step} {sorted((name, float(value)) for name, value in metrics.items())}"
         if row != self._last:

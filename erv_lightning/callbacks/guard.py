@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from erv_lightning.data.clips import ClipBatch
 from erv_lightning.data.datamodule import SentenceBatch
+from erv_lightning.parallel import local
 
 
 class NonFiniteGuard(L.Callback):
@@ -61,7 +62,7 @@ class NonFiniteGuard(L.Callback):
         named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
         if not named:
             return
-        norms = torch.stack([p.grad.detach().float().norm() for _, p in named])  # type: ignore[union-attr]
+        norms = torch.stack([local(p.grad.detach()).float().norm() for _, p in named])  # type: ignore[union-attr]
         finite = bool(norms.isfinite().all() & torch.stack(self._losses).isfinite().all())
         if trainer.strategy.reduce_boolean_decision(finite, all=True):  # a loss is one process's own
             self.in_a_row = 0

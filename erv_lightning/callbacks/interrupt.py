@@ -45,14 +45,12 @@ class SaveOnInterrupt(L.Callback):
         """Takes over Ctrl-C."""
         self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
 
-    def on_sanity_check_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Takes over SIGTERM, once Lightning has: its own handler talks to other processes in the middle of a step."""
         environment = trainer._accelerator_connector.cluster_environment
         requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         if not requeued and signal.SIGTERM not in self._handlers:
             self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
-
-    on_train_start = on_sanity_check_start
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Gives the signals back."""

@@ -67,4 +67,4 @@ class LastCheckpoint(ModelCheckpoint):
     def save(self, trainer: L.Trainer) -> None:
         """Saves now."""
         self._due, self._saved_at, self.step = False, time.monotonic(), trainer.global_step
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)  # all of the state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -51,25 +51,23 @@ class BadClip:
         return asdict(self)
 
 
-@dataclass
 class ClipBatch:
-    """Clips of one step.
+    """Clips of one step. No dataclass: Lightning would take it apart, and samples are frozen.
 
-    Attributes:
+    Args:
         samples: the records.
         prompts: what `PromptEncoder.collate` made of them; None where no clip of the batch could be used.
         silent: ids of clips without an audio track, heard as silence.
         bad: clips that could not be used. In training others stand in for them, in evaluation they are left out.
     """
 
-    samples: list[Sample]
-    prompts: Any
-    silent: list[str]
-    bad: list[BadClip] = field(default_factory=list)
+    def __init__(self, samples: list[Sample], prompts: Any, silent: list[str], bad: Sequence[BadClip] = ()) -> None:
+        self.samples, self.prompts, self.silent, self.bad = samples, prompts, silent, list(bad)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> ClipBatch:
         """The same batch with its prompts on another device."""
-        return self if self.prompts is None else replace(self, prompts=self.prompts.to(device, **kwargs))
+        prompts = None if self.prompts is None else self.prompts.to(device, **kwargs)
+        return ClipBatch(self.samples, prompts, self.silent, self.bad)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ class Sentence:
     labels: tuple[str, ...]
 
 
-@dataclass
 class SentenceBatch:
-    """Sentences of one verifier step."""
+    """Sentences of one verifier step. No dataclass, see `ClipBatch`."""
 
-    sentences: list[Sentence]
+    def __init__(self, sentences: list[Sentence]) -> None:
+        self.sentences = sentences
 
     def __len__(self) -> int:
         return len(self.sentences)

@@ -118,6 +118,12 @@ class Backbone(nn.Module, ABC):
 
     model: Any  # a transformers model: no types come with it
     has_lora: bool = False
+    ways_in: tuple[str, ...] = (
+        "read_media",
+        "embed",
+        "embed_tokens",
+        "hidden",
+    )  # methods before which weights are gathered
     shares_prefixes: bool = True  # `hidden` takes an `AttentionPlan`; see `follow_plans`
 
     @property
@@ -209,6 +215,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def trainable(self) -> Iterator[nn.Parameter]:
         """Parameters that receive gradients."""
+
+    def units(self) -> list[nn.Module | list[nn.Module]]:
+        """What FSDP2 gathers together, inner parts before the ones around them: layers as a rule.
+
+        Without any, the whole model is gathered at once.
+        """
+        return []
 
     @abstractmethod
     def save(self, folder: Path) -> None:

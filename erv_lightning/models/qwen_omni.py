@@ -20,11 +20,12 @@ from erv_lightning.models.attention import AttentionPlan, follow_plans
 from erv_lightning.models.backbone import Backbone, LoraSpec, PromptBatch, PromptFeatures
 from erv_lightning.models.qwen_prompts import QwenOmniPrompts, read_pretrained
 from erv_lightning.models.tiny import TINY, tiny_policy
+from erv_lightning.parallel import blocks, trains
 
 # The parts a user may freeze, by the attribute that holds them.
 PARTS = {"vision": "visual", "audio": "audio_tower", "language": "language_model"}
 Part = Literal["vision", "audio", "language"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float64"]
 
 # Decoder layers only: adapters inside the towers would train what the method keeps frozen.
 LORA_TARGETS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -37,7 +38,7 @@ class QwenOmniBackbone(Backbone):
         pretrained: a folder or hub id in Hugging Face's layout, or ``tiny`` for the built-in small model.
         lora: train adapters on the decoder instead of its weights.
         freeze: parts that get no gradient. With `lora` everything but the adapters is frozen anyway.
-        dtype: of the weights.
+        dtype: of the weights; float64 is for comparing numerics.
         seed: of the weights of ``tiny``; no meaning elsewhere.
         gradient_checkpointing: recompute decoder activations in the backward pass to save memory.
         use_audio_in_video: sound and picture take turns in the prompt, two seconds at a time, instead of all frames
@@ -221,6 +222,19 @@ class QwenOmniBackbone(Backbone):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+
+    def units(self) -> list[nn.Module | list[nn.Module]]:
+        """Each decoder layer, adapters apart from frozen weights; a tower whole if it is frozen, else by layer."""
+        made: list[nn.Module | list[nn.Module]] = []
+        for name in (PARTS["vision"], PARTS["audio"]):
+            tower = getattr(self.model.model, name)
+            made += [*blocks(tower), tower] if trains([tower]) else [tower]
+        for layer in blocks(self.model.model.language_model):
+            adapters = [
+                part for key, part in layer.named_modules() if key.endswith(("lora_A.default", "lora_B.default"))
+            ]
+            made += [adapters, layer] if adapters else [layer]
+        return made
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Parameters that receive gradients."""

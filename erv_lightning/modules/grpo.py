@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -20,6 +19,7 @@ from erv_lightning.models.backbone import Backbone, PromptFeatures
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
 from erv_lightning.modules.policy import PolicyModule
+from erv_lightning.parallel import gathered, release, sharded_units, whole
 from erv_lightning.rl import telemetry
 from erv_lightning.rl.advantages import group_advantages, normalised_sum, zero_std_groups
 from erv_lightning.rl.answers import answer_logp
@@ -150,6 +150,11 @@ class GRPOModule(PolicyModule):
         # its adapters off.
         if self._needs_reference and not (self.backbone.has_lora and self.reference_decay is None):
             self._reference = KeptWeights(self.backbone.trainable())
+            if self.resample_groups and self.device_mesh is not None:
+                raise ValueError(
+                    "sharded processes exchange the policy and its reference together, but each resamples prompts of "
+                    "its own: set model.init_args.resample_groups: 0, or beta: 0, or use LoRA"
+                )
         if self.verifier_path is not None:
             verifier = EmotionVerifier.from_pretrained(self.verifier_path).requires_grad_(False).eval()
             if getattr(self.judge, "pretrained", None) == self.verifier_path:
@@ -218,8 +223,9 @@ class GRPOModule(PolicyModule):
         rollout_step = self.global_step  # which updates count on
         self.clock.reset()
         self.clock.add("decode", self.decode_seconds)
-        # 1. Completions and what they earn.
-        experience, resampled = self._collect(batch)
+        # 1. Completions and what they earn, with the weights gathered once.
+        with gathered(self.backbone):
+            experience, resampled = self._collect(batch)
         # 2. What they are worth within their group.
         advantages = self._advantages(experience)
         # 3. Updates on the same completions.
@@ -271,7 +277,7 @@ class GRPOModule(PolicyModule):
             experience = Experience.join(
                 [experience.pick(chosen[:keep]), other.pick(useful.nonzero().flatten().tolist())]
             )
-        self.count_flaws(replace(batch, silent=silent, bad=bad), "train")
+        self.count_flaws(ClipBatch(batch.samples, batch.prompts, silent, bad), "train")
         return experience, {"resampled/groups": float(replaced), "resampled/rounds": float(rounds)}
 
     @torch.no_grad()
@@ -334,8 +340,7 @@ class GRPOModule(PolicyModule):
 
     def _reference_logps(self, features: list[PromptFeatures], drawn: Rollout) -> Tensor:
         """Log-probabilities (N, C) under the reference, a micro-batch at a time."""
-        kept = self._reference
-        with self.backbone.reference() if kept is None else kept.in_place():
+        with self._as_reference():
             parts = []
             for prompts in micro_batches(len(features), self.micro_batch_prompts):
                 rows = slice(prompts.start * self.group, prompts.stop * self.group)
@@ -343,6 +348,19 @@ class GRPOModule(PolicyModule):
                     self._logps(features[prompts.start : prompts.stop], drawn.token_ids[rows], drawn.mask[rows])[0]
                 )
         return torch.cat(parts)
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        """Inside, the policy is the reference, gathered as it is outside."""
+        if self._reference is None:
+            with self.backbone.reference():
+                yield
+            return
+        release(self.backbone)  # what is exchanged are the shards
+        with self._reference.in_place(), gathered(self.backbone):
+            yield
+        for unit in sharded_units(self.backbone):
+            unit.unshard()
 
     def _logps(
         self, features: Sequence[PromptFeatures], token_ids: Tensor, mask: Tensor, entropy: bool = False
@@ -453,7 +471,7 @@ class GRPOModule(PolicyModule):
     def _clip(self) -> float:
         """Scales the gradients down to `max_grad_norm`; returns their norm before."""
         parameters = [parameter for parameter in self.backbone.trainable() if parameter.grad is not None]
-        norm = get_total_norm(parameter.grad for parameter in parameters)  # type: ignore[misc]
+        norm = whole(get_total_norm(parameter.grad for parameter in parameters))  # type: ignore[misc]
         # left alone where it is not finite: the guard names the parameters at fault
         if self.max_grad_norm is not None and bool(norm.isfinite()):
             clip_grads_with_norm_(parameters, self.max_grad_norm, norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from erv_lightning.judges import Judge, judge_each
 from erv_lightning.metrics import DatasetMetrics
 from erv_lightning.models.backbone import Backbone
 from erv_lightning.modules.optimisation import Schedule, adamw
+from erv_lightning.parallel import FSDP2Strategy, gathered, shard
 from erv_lightning.predictions import prediction
 from erv_lightning.rl.rollout import Sampling, rollout
 
@@ -66,6 +68,7 @@ class PolicyModule(L.LightningModule):
         self.policy: Backbone | None = None
         self.rows: list[dict[str, Any]] = []
         self._silent: set[str] = set()
+        self._evaluating = ExitStack()
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -75,6 +78,9 @@ class PolicyModule(L.LightningModule):
             self.policy = self.make_backbone().train()  # from_pretrained gives it in evaluation mode
             # Adapter checkpoints leave out the frozen weights, which come from the pretrained folder.
             self.strict_loading = not self.policy.has_lora
+            if self.device_mesh is not None:
+                offload = isinstance(self.trainer.strategy, FSDP2Strategy) and self.trainer.strategy.cpu_offload
+                shard(self.policy, self.policy.units(), self.policy.ways_in, self.device_mesh["data_parallel"], offload)
             if self.prefix_sharing and not self.policy.shares_prefixes:
                 raise ValueError(
                     f"{type(self.policy).__name__} takes no attention plan, so its prompts cannot be shared: set "
@@ -115,8 +121,15 @@ class PolicyModule(L.LightningModule):
         self.rows = []
         self._generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
 
-    on_test_epoch_start = on_validation_epoch_start
-    on_predict_epoch_start = on_validation_epoch_start
+        # once for all batches: processes may have unequal numbers of them
+        self._evaluating.enter_context(gathered(self.backbone))
+
+    def on_validation_epoch_end(self) -> None:
+        """Lets the gathered weights go."""
+        self._evaluating.close()
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Generates, judges and counts."""

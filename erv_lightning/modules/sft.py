@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class SFTModule(PolicyModule):
         super().__init__(backbone, judge, evaluation, lr, betas, weight_decay, warmup, schedule, prefix_sharing)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of the response tokens of the batch."""
+        """Mean negative log-likelihood of the response tokens of the batch, that of all processes."""
         self.count_flaws(batch, "train")
         rows = [
             [*self.backbone.tokenize(target_response(sample)), self.backbone.eos_token_id] for sample in batch.samples
@@ -61,7 +62,9 @@ class SFTModule(PolicyModule):
         logp, _ = completion_logps(
             self.backbone, embeds, batch.prompts, token_ids, mask, prefix_sharing=self.prefix_sharing
         )
-        loss = -logp.sum() / mask.sum()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(rows))
-        self.log("train/num_tokens", mask.sum().float(), batch_size=len(rows))
+        # every token counts the same, whichever process it is on; strategies average gradients over processes
+        tokens = cast("Tensor", self.trainer.strategy.reduce(mask.sum(), reduce_op="sum"))
+        loss = -logp.sum() * self.trainer.world_size / tokens
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(rows), sync_dist=True)
+        self.log("train/num_tokens", tokens.float(), batch_size=len(rows))
         return loss

@@ -16,6 +16,7 @@ from erv_lightning.data.datamodule import SentenceBatch
 from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
+from erv_lightning.parallel import FSDP2Strategy, blocks, shard
 
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
@@ -66,6 +67,9 @@ class VerifierModule(L.LightningModule):
             else:
                 self.verifier = EmotionVerifier.from_pretrained(self.pretrained)
             self.verifier.train()  # from_pretrained gives it in evaluation mode
+            if self.device_mesh is not None:
+                offload = isinstance(self.trainer.strategy, FSDP2Strategy) and self.trainer.strategy.cpu_offload
+                shard(self.verifier, blocks(self.verifier.model), (), self.device_mesh["data_parallel"], offload)
         self.outputs = self.verifier.output_index(self.space)
         count = len(self.space.names)
         f1 = {
@@ -74,6 +78,9 @@ class VerifierModule(L.LightningModule):
         }
         self.val_metrics = MetricCollection(dict(f1), prefix="val/")
         self.test_metrics = self.val_metrics.clone(prefix="test/")
+
+    def configure_model(self) -> None:
+        """Nothing: `setup` has sharded the classifier where there is something to shard it over."""
 
     def _logits_and_targets(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         assert self.verifier is not None
@@ -87,7 +94,7 @@ class VerifierModule(L.LightningModule):
         """Binary cross-entropy over the label space."""
         logits, targets = self._logits_and_targets(batch)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:

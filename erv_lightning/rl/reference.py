@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from erv_lightning.parallel import like, whole
+
 
 class KeptWeights:
     """What the training weights were, or their moving average.
@@ -54,15 +56,15 @@ class KeptWeights:
             kept.copy_(average)
 
     def state_dict(self) -> list[Tensor]:
-        """The kept weights, as exact as they are."""
-        return self.average or self.kept
+        """The kept weights, as exact as they are, whole where they are shared out among processes."""
+        return [whole(one) for one in self.average or self.kept]
 
     def load_state_dict(self, state: list[Tensor]) -> None:
         """Takes over kept weights."""
         self.average = [_wide(kept) for kept in self.kept]
         with torch.no_grad():
             for kept, average, saved in zip(self.kept, self.average, state, strict=True):
-                average.copy_(saved)
+                average.copy_(like(saved, average))
                 kept.copy_(average)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -142,6 +143,8 @@ class ErvCLI(LightningCLI):
                     "give --ckpt_path"
                 )
             settings["ckpt_path"] = str(self.run.best)
+        if self.subcommand == "fit" and settings.get("ckpt_path") is None and self.run.last.is_file() and _requeued():
+            settings["ckpt_path"] = "last"
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.run.last)
             if not self.run.last.is_file():
@@ -281,6 +284,11 @@ class ErvCLI(LightningCLI):
             default_root_dir=str(self.run.path),
             **kwargs,
         )
+
+
+def _requeued() -> bool:
+    """Whether SLURM has started this job before: the same command then goes on with the run."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
 
 
 @contextmanager

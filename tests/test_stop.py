@@ -150,3 +150,47 @@ def test_a_damaged_or_foreign_checkpoint_is_one_clear_line(
     assert "is no checkpoint of a run" in checkout.run(*endless, "--ckpt_path", "last").error
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, folder / "last.ckpt")
     assert "holds weights alone" in checkout.run(*endless, "--ckpt_path", "last").error
+
+
+# -- SLURM -----------------------------------------------------------------------------------------------------------
+
+SCONTROL = '#!/bin/sh\necho "$@" >> "$SCONTROL_LOG"\n'
+SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "erv",
+    "SLURM_NTASKS": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_NODELIST": "localhost",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+
+
+def test_slurms_warning_saves_requeues_and_the_same_command_goes_on(
+    checkout: Checkout, endless: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SCONTROL_LOG", str(tmp_path / "scontrol.log"))
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    run = tmp_path / "runs" / "sft" / "default"
+    words = (*endless, "-c", "configs/trainer/slurm.yaml")
+    with checkout.start(*words) as process:
+        process.wait_for_steps(run / "metrics.csv", 3)
+        os.kill(process.popen.pid, signal.SIGUSR1)
+        outcome = process.wait(60)
+
+    assert outcome.status == 128 + signal.SIGUSR1, outcome.err
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 4711\n"
+    steps = saved_step(run)
+    assert steps == len(losses(run)) >= 3
+
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    outcome = checkout.run_apart(*words, "--trainer.max_steps", str(steps + 2))
+    assert outcome.status == 0, outcome.err
+    assert len(losses(run)) == saved_step(run) == steps + 2
+    assert not run.with_name("default.1").exists()  # it was not begun anew

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from types import FrameType
 from typing import Any
 
@@ -13,14 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from erv_lightning.callbacks.last import LastCheckpoint
 
-NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}  # others by their number
 
 
 class SaveOnInterrupt(L.Callback):
     """The first Ctrl-C or SIGTERM lets the step finish, saves and stops; the second stops at once. Errors save too.
 
     SIGTERM is how schedulers and sweeps end a run. Of several processes that train, it is enough that one hears it.
-    Under SLURM's automatic requeueing SIGTERM is Lightning's business.
+    Under SLURM with automatic requeueing, its warning signal does so too and puts the job into the queue again.
 
     Args:
         last: saves the checkpoint.
@@ -30,6 +32,7 @@ class SaveOnInterrupt(L.Callback):
         self.last = last
         self.signal: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._requeues: int | None = None  # the signal after which SLURM is to start the job again
         self._agreed = False  # all processes stop at the same moment
         self._failed = False
         self._steps_before: int | None = None  # the batch under way; None between two
@@ -46,11 +49,16 @@ class SaveOnInterrupt(L.Callback):
         self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Takes over SIGTERM, once Lightning has: its own handler talks to other processes in the middle of a step."""
+        """Takes over SIGTERM, once Lightning has: its own handlers act in the middle of a step, on each process apart.
+
+        SLURM's signal before a job's time is up likewise; the SIGTERM that follows it is then left alone.
+        """
         environment = trainer._accelerator_connector.cluster_environment
-        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-        if not requeued and signal.SIGTERM not in self._handlers:
-            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
+        number: int = signal.SIGTERM
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._requeues = number = environment.requeue_signal or signal.SIGUSR1
+        if number not in self._handlers:
+            self._handlers[number] = signal.signal(number, self._handle)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Gives the signals back."""
@@ -62,7 +70,9 @@ class SaveOnInterrupt(L.Callback):
         if self.interrupted or self._failed:
             raise KeyboardInterrupt
         self.signal = signum
-        rank_zero_info(f"\n{NAMES[signum]}: finishing this step, then saving. Once more stops at once.")
+        rank_zero_info(
+            f"\n{NAMES.get(signum, f'signal {signum}')}: finishing this step, then saving. Once more stops at once."
+        )
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
@@ -112,5 +122,15 @@ class SaveOnInterrupt(L.Callback):
         unmoved = self._steps_before in (None, trainer.global_step)
         if (self._agreed or (trainer.world_size == 1 and unmoved)) and trainer.global_step != self.last.step:
             self.last.save(trainer)
+        if self._agreed and self.signal == self._requeues and trainer.is_global_zero:
+            job = _slurm_job()
+            rank_zero_info(f"putting the job {job} into the queue again")
+            subprocess.run(["scontrol", "requeue", job], check=False)
         if self.last.path.is_file():
             rank_zero_info(f"saved {self.last.path}, step {self.last.step}; go on with --ckpt_path last")
+
+
+def _slurm_job() -> str:
+    """The job as `scontrol` names it; one of an array by its place there."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

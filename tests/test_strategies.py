@@ -141,7 +141,7 @@ def same(a: Path, b: Path, lora: bool, close: float = 1e-6) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_verifier_trains_sharded_as_it_does_in_copies(trained: Checkout, overlay: Path, tmp_path: Path) -> None:
-    # not as in one process: each draws its own dropout. In float32, where Adam makes much of gradients that are rounding
+    # not as in one process: each draws its own dropout. In float32, where Adam makes much of what is but rounding
     runs = [fit(trained, overlay, tmp_path, "verifier", strategy, 2) for strategy in ("ddp", "fsdp")]
     assert [outcome.status for _, outcome in runs] == [0, 0], runs[1][1].err
     same(runs[0][0], runs[1][0], lora=False, close=1e-4)

@@ -126,6 +126,7 @@ def bootstrap(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    metrics: Sequence[str] | None = None,
     **counting: bool,
 ) -> dict[str, Sampling]:
     """Resamples the clips, the same for every arm and seed, and computes each metric on every draw.
@@ -135,6 +136,7 @@ def bootstrap(
         judge: whose reading of the explanation, ê, counts; None: metrics of answers alone.
         draws: bootstrap draws, at least 1.
         seed: of the generator; the same seed gives the same numbers.
+        metrics: keys of those that are wanted; None: all.
         counting: ``answered_only`` and ``release_compatible``, see `erv_lightning.tallies.ids`.
 
     Returns:
@@ -145,6 +147,8 @@ def bootstrap(
     """
     drawn = clip_design(_same_clips(arms))
     counts = {arm.name: _stacked(arm, judge, **counting) for arm in arms}
+    if metrics is not None:
+        counts = {name: {key: of[key] for key in metrics} for name, of in counts.items()}
     resampled: dict[str, dict[str, list[Floats]]] = {name: {key: [] for key in of} for name, of in counts.items()}
     for weight in weights(drawn, draws, np.random.default_rng(seed)):
         for name, of in counts.items():

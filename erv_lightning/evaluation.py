@@ -7,7 +7,7 @@ explanations, `erv_lightning.report.evaluation` shows what comes out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -137,13 +137,17 @@ def evaluate(
     """
     rule = _Rule(tuple(judges), draws, {"answered_only": answered_only, "release_compatible": release_compatible})
     names = sorted(set(frame["dataset"]))
+    overall = rule.group("all", frame)
     well_formed = frame["well_formed"] if "well_formed" in frame else pd.Series(dtype=object)
     return Evaluation(
         evaluated=evaluated,
         command=command,
         judges=tuple(judges),
-        overall=rule.group("all", frame),
-        datasets=tuple(rule.group(name, frame[frame["dataset"] == name]) for name in names),
+        overall=overall,
+        datasets=tuple(
+            replace(overall, name=name) if len(names) == 1 else rule.group(name, frame[frame["dataset"] == name])
+            for name in names
+        ),
         classes=rule.classes(frame),
         cells={judge: _cells(rule.ids(frame, judge)) for judge in judges},
         malformed=float(1 - well_formed.astype(float).mean()),
@@ -169,20 +173,15 @@ class _Rule:
     def ids(self, frame: pd.DataFrame, judge: str | None) -> Ids:
         return ids(frame, judge, **self.counting)
 
-    def _estimates(self, frame: pd.DataFrame, judge: str | None) -> Estimates:
+    def _estimates(self, frame: pd.DataFrame, judge: str | None, metrics: Sequence[str]) -> Estimates:
         arm = Arm("", (), ("",), (frame,))
-        sampling = bootstrap([arm], judge, draws=self.draws, **self.counting)
+        sampling = bootstrap([arm], judge, draws=self.draws, metrics=metrics, **self.counting)
         return sampling[""].estimates()
 
-    def group(self, name: str, frame: pd.DataFrame) -> Group:
-        every = {judge: self._estimates(frame, judge) for judge in self.judges or (None,)}
-        first = next(iter(every.values()))
-        return Group(
-            name,
-            len(frame),
-            {key: first[key] for key in OF_ANSWERS},
-            {judge: {key: of[key] for key in JUDGED} for judge, of in every.items() if judge},
-        )
+    def group(self, name: str, frame: pd.DataFrame, answers: Sequence[str] = OF_ANSWERS) -> Group:
+        """The metrics of some rows; of those that need no judge, the ones that are named."""
+        judged = {judge: self._estimates(frame, judge, JUDGED) for judge in self.judges}
+        return Group(name, len(frame), self._estimates(frame, None, answers), judged)
 
     def classes(self, frame: pd.DataFrame) -> tuple[ClassGroup, ...]:
         """The classes that occur, in the order of their label spaces."""
@@ -191,7 +190,7 @@ class _Rule:
         for index, name in enumerate(of.classes):
             own = of.label == index
             if own.any():
-                group = self.group(name, frame[own])
+                group = self.group(name, frame[own], ("war", "unparsable"))
                 precision, f1 = _precision(own, of.answer == index)
                 made.append(ClassGroup(**vars(group), precision=precision, f1=f1))
         return tuple(made)

@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     console = Console(highlight=False)
     try:
-        comparison = _compare(args, command=f"{_PROGRAM} {shlex.join(argv)}")
+        with Console(stderr=True).status("computing intervals and tests"):
+            comparison = _compare(args, command=f"{_PROGRAM} {shlex.join(argv)}")
         curves = _curves(comparison.arms, console)
         _write(comparison, curves, args.out)
     except (OSError, ValueError) as error:

@@ -41,16 +41,17 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False)
     found = from_run(args) if args.run else from_file(args)
     judges = _judge(found, args.judge, console)
-    evaluation = evaluate(
-        found.frame,
-        judges,
-        evaluated=found.what,
-        command=f"{_PROGRAM} {shlex.join(argv)}",
-        draws=args.draws,
-        answered_only=found.as_release or args.release_compatible,
-        release_compatible=args.release_compatible,
-        notes=found.notes,
-    )
+    with Console(stderr=True).status("computing intervals"):
+        evaluation = evaluate(
+            found.frame,
+            judges,
+            evaluated=found.what,
+            command=f"{_PROGRAM} {shlex.join(argv)}",
+            draws=args.draws,
+            answered_only=found.as_release or args.release_compatible,
+            release_compatible=args.release_compatible,
+            notes=found.notes,
+        )
     for table in tables(evaluation):
         console.print(table)
     console.print(facts(evaluation), style="dim", markup=False)

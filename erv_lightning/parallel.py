@@ -132,8 +132,8 @@ def like(value: Tensor, pattern: Tensor) -> Tensor:
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The layers of a transformer: the modules of its longest list."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=nn.ModuleList.__len__)) if lists else []
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def trains(modules: Iterable[nn.Module]) -> bool:

@@ -18,6 +18,7 @@ USAGE = """python -m erv_lightning VERB …
   predict   write predictions.jsonl without measuring
   data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
   evaluate  measure a run, or a file of predictions, in every way:  evaluate runs/grpo/default
+  export    write a run's model for transformers:  export runs/grpo/default --to models/erv
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
@@ -49,6 +50,12 @@ def _evaluate(verb: str) -> Callable[[list[str]], int]:
     return main
 
 
+def _export(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.export import main
+
+    return main
+
+
 def _data(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.data import main
 
@@ -69,6 +76,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "predict": _lightning,
     "data": _data,
     "evaluate": _evaluate,
+    "export": _export,
     "compare": _compare,
     "demo": _demo,
 }

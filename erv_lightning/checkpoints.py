@@ -22,6 +22,8 @@ META = "meta.pt"  # Lightning's: everything but weights and optimiser
 WEIGHTS = "state_dict"
 SHOWN = 3  # names in an error
 
+_FOREIGN = "is no checkpoint of a run"
+
 # What the index of a sharded checkpoint is made of; anything else in it would be somebody's program.
 _METADATA = "torch.distributed.checkpoint.metadata"
 _INDEX = {
@@ -44,21 +46,27 @@ _INDEX = {
 _BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """A Lightning checkpoint on the CPU, its weights under ``state_dict``.
 
     A sharded folder comes without the optimiser's state. Of a file only what is looked at is read from the disk.
+
+    Args:
+        path: the file or folder.
+        weights: False leaves a folder's weights on the disk, and ``state_dict`` empty, for who asks for the rest.
 
     Raises:
         ValueError: it is not there, cut off, no checkpoint, or holds more than data.
     """
     if not path.exists():
         raise ValueError(f"checkpoint {path} does not exist")
-    checkpoint = _read_folder(path) if path.is_dir() else _read_file(path)
-    weights = checkpoint.get(WEIGHTS) if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, Mapping) or not weights:
-        raise ValueError(f"{path} is no checkpoint of a run: it holds no {WEIGHTS!r}")
-    return checkpoint
+    if path.is_dir():
+        return _read_folder(path, weights)
+    checkpoint = _read_file(path)
+    found = checkpoint.get(WEIGHTS) if isinstance(checkpoint, dict) else None
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"{path} {_FOREIGN}: it holds no {WEIGHTS!r}")
+    return dict(checkpoint)
 
 
 def _read_file(path: Path) -> Any:
@@ -69,9 +77,7 @@ def _read_file(path: Path) -> Any:
     except _BROKEN as error:
         if start.startswith(b"PK"):  # every file that torch.save writes
             if isinstance(error, pickle.UnpicklingError):
-                raise ValueError(
-                    f"{path} is no checkpoint of a run: it holds objects that run code when they are read"
-                ) from error
+                raise ValueError(f"{path} {_FOREIGN}: it holds objects that run code when they are read") from error
             raise ValueError(f"checkpoint {path} is {_damaged('file')}") from error
         what = "is empty" if not start else "is no checkpoint: it is no file that torch.save writes"
         raise ValueError(f"{path} {what}") from error
@@ -116,31 +122,33 @@ class _Reader(FileSystemReader):
         return metadata
 
 
-def _read_folder(path: Path) -> dict[str, Any]:
+def _read_folder(path: Path, weights: bool) -> dict[str, Any]:
     """The weights of a sharded checkpoint, whole, and what Lightning keeps beside them."""
     if not (path / ".metadata").is_file():
         raise ValueError(f"{path} is no checkpoint: a folder without '.metadata', which sharded training writes last")
     if not (path / META).is_file():
         raise ValueError(f"checkpoint {path} is {_damaged('folder')} ({META} is missing)")
+    rest = _read_file(path / META)
     try:
-        rest = _read_file(path / META)
         reader = _Reader(path)
-        whole: dict[str, dict[str, Tensor]] = {WEIGHTS: {}}
-        for name, kept in reader.read_metadata().state_dict_metadata.items():
-            # Only tensors, and of them only weights: torch would run what other entries bring along.
-            if name.startswith(f"{WEIGHTS}.") and isinstance(kept, TensorStorageMetadata):
-                empty = torch.empty(kept.size, dtype=kept.properties.dtype)
-                whole[WEIGHTS][name.removeprefix(f"{WEIGHTS}.")] = empty
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be
-            load(whole, storage_reader=reader, no_dist=True)
+        kept = reader.read_metadata().state_dict_metadata
+        # Only tensors, and of them only weights: torch would run what other entries bring along.
+        sizes = {name: one for name, one in kept.items() if isinstance(one, TensorStorageMetadata)}
+        sizes = {name: one for name, one in sizes.items() if name.startswith(f"{WEIGHTS}.")}
+        whole: dict[str, Tensor] = {}
+        if weights:
+            for name, one in sizes.items():
+                whole[name.removeprefix(f"{WEIGHTS}.")] = torch.empty(one.size, dtype=one.properties.dtype)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be
+                load({WEIGHTS: whole}, storage_reader=reader, no_dist=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is no checkpoint of a run, or damaged: its index cannot be read: {error}") from error
+        raise ValueError(f"{path} {_FOREIGN}, or damaged: its index cannot be read: {error}") from error
     except (CheckpointException, *_BROKEN) as error:
         raise ValueError(f"checkpoint {path} is {_damaged('folder')}") from error
-    if not isinstance(rest, dict):
-        raise ValueError(f"{path} is no checkpoint of a run: {META} holds no settings")
-    return rest | whole
+    if not isinstance(rest, dict) or not sizes:
+        raise ValueError(f"{path} {_FOREIGN}: it holds no {WEIGHTS!r}")
+    return {**rest, WEIGHTS: whole}
 
 
 # -- into a module ------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from erv_lightning.callbacks.predictions import PredictionWriter
 from erv_lightning.callbacks.resume_state import LINES, ResumeState, cut_logs
 from erv_lightning.callbacks.rollouts import RolloutLog
 from erv_lightning.callbacks.throughput import DecodeClock
+from erv_lightning.callbacks.wandb_rollouts import WandbRollouts, continue_wandb
 from erv_lightning.checkpoint_io import AtomicCheckpointIO
 from erv_lightning.checkpoints import read_checkpoint
 from erv_lightning.csv_log import RunCSVLogger
@@ -137,17 +138,17 @@ class ErvCLI(LightningCLI):
         if self.subcommand == "fit":
             rank_zero_only(train_missing)(settings, self.stage, self.files)
         elif settings.get("ckpt_path") is None:
-            if not self.run.best.is_file():
+            if not self.run.best.exists():
                 raise ConfigError(
                     f"{self.run.best} does not exist: train this run first (fit with the same configs and name), or "
                     "give --ckpt_path"
                 )
             settings["ckpt_path"] = str(self.run.best)
-        if self.subcommand == "fit" and settings.get("ckpt_path") is None and self.run.last.is_file() and _requeued():
+        if self.subcommand == "fit" and settings.get("ckpt_path") is None and self.run.last.exists() and _requeued():
             settings["ckpt_path"] = "last"
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.run.last)
-            if not self.run.last.is_file():
+            if not self.run.last.exists():
                 raise ConfigError(
                     f"{self.run.last} does not exist: there is nothing to go on with, leave --ckpt_path out"
                 )
@@ -155,7 +156,7 @@ class ErvCLI(LightningCLI):
         checkpoint = settings.get("ckpt_path")
         if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).exists():
             raise ConfigError(f"checkpoint {checkpoint!r} does not exist: correct --ckpt_path, or leave it out")
-        saved = read_checkpoint(Path(checkpoint)) if checkpoint and "://" not in checkpoint else {}
+        saved = read_checkpoint(Path(checkpoint), weights=False) if checkpoint and "://" not in checkpoint else {}
         self.log_lines: dict[str, int] = saved.get(LINES, {})
         if saved and self.subcommand == "fit" and "loops" not in saved:
             raise ConfigError(f"{checkpoint} holds weights alone: a run cannot go on from it")
@@ -247,6 +248,8 @@ class ErvCLI(LightningCLI):
         csv = RunCSVLogger(self.run.path, resume=resumed)
         chosen = trainer.get("logger")
         others = chosen if isinstance(chosen, list) else [chosen] if isinstance(chosen, Logger) else []
+        if resumed and self.run.holds(self.settings.ckpt_path):
+            continue_wandb(others, self.run.path)
         loggers = [csv, *others] if self.subcommand == "fit" else False
         last = LastCheckpoint(self.run.last)
         self.interrupt = SaveOnInterrupt(last)
@@ -277,6 +280,8 @@ class ErvCLI(LightningCLI):
             callbacks.append(BadClipLog(self.run.path / "bad_clips.jsonl"))
         own = trainer.get("callbacks") or []
         own = own if isinstance(own, list) else [own]
+        if self.subcommand == "fit" and not any(isinstance(one, WandbRollouts) for one in own):
+            callbacks.append(WandbRollouts())
         return super().instantiate_trainer(
             logger=loggers,
             callbacks=[*callbacks, *own],

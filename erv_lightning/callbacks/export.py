@@ -10,7 +10,7 @@ from typing import cast
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSequenceClassification
 
 from erv_lightning.checkpoints import WEIGHTS, load_weights, read_checkpoint
@@ -49,6 +49,14 @@ def write_model(save: Callable[[Path], None], card: str, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def renew_card(run: RunFolder) -> None:
+    """Writes the card of a run's exported best model again, with what has been measured since. Without one, nothing."""
+    card = run.export / "README.md"
+    if card.is_file() and run.best.exists():
+        weights = Weights.of(run.best, read_checkpoint(run.best, weights=False))
+        card.write_text(model_card(run, weights), encoding="utf-8")
+
+
 class ExportBest(L.Callback):
     """Loads the best checkpoint's weights at the end of training and writes `export/`, all or nothing.
 
@@ -64,7 +72,7 @@ class ExportBest(L.Callback):
             return
         stage = cast("Stage", module)
         best = self.run.best if self.run.best.exists() else None
-        spread = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+        spread = any(isinstance(part, FSDPModule) for part in module.modules())
         path = self.run.last if spread and best is None else best
         save: Callable[[Path], None] = stage.export
         if path is None:

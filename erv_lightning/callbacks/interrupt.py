@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from erv_lightning.callbacks.last import LastCheckpoint
@@ -126,7 +126,7 @@ class SaveOnInterrupt(L.Callback):
             job = _slurm_job()
             rank_zero_info(f"putting the job {job} into the queue again")
             subprocess.run(["scontrol", "requeue", job], check=False)
-        if self.last.path.is_file():
+        if self.last.path.exists():
             rank_zero_info(f"saved {self.last.path}, step {self.last.step}; go on with --ckpt_path last")
 
 

@@ -9,6 +9,7 @@ import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 
+from erv_lightning.callbacks.export import renew_card
 from erv_lightning.modules.policy import PolicyModule
 from erv_lightning.runs import RunFolder
 
@@ -27,6 +28,7 @@ class PredictionWriter(L.Callback):
             self.run.path.mkdir(parents=True, exist_ok=True)
             summary = {name: float(value) for name, value in trainer.callback_metrics.items()}
             (self.run.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            renew_card(self.run)
 
     def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """predictions.jsonl of a policy."""

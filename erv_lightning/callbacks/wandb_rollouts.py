@@ -44,9 +44,10 @@ def continue_wandb(loggers: Sequence[Logger], folder: Path) -> None:
     file, chosen = folder / ID_FILE, _wandb(loggers)
     if chosen is None or chosen.version is not None or "WANDB_RUN_ID" in os.environ or not file.is_file():
         return
-    # The constructor's `id`: the logger knows no other way, and the config must not hold it, or a second run made
-    # from it would go on with this one.
-    chosen._id = chosen._wandb_init["id"] = file.read_text(encoding="utf-8").strip()
+    if noted := file.read_text(encoding="utf-8").strip():
+        # The constructor's `id`: the logger knows no other way, and the config must not hold it, or a second run made
+        # from it would go on with this one.
+        chosen._id = chosen._wandb_init["id"] = noted
 
 
 def _wandb(loggers: Sequence[Logger]) -> WandbLogger | None:

@@ -78,6 +78,7 @@ def rollout_rows(
                 "clip": sample.clip,
                 "label": sample.label,
                 "completion": index % experience.group,
+                "response": completions.texts[index],
                 "explanation": response.explanation,
                 "answer": response.answer,
                 "answer_id": completions.answer_ids[index],

@@ -7,9 +7,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
-from erv_lightning.callbacks.export import ExportBest
+from erv_lightning.callbacks.export import ExportBest, renew_card
 from erv_lightning.data.datamodule import ClipDataModule
 from erv_lightning.judges import GrammarJudge
 from erv_lightning.models import QwenOmniBackbone
@@ -58,6 +61,27 @@ def test_the_best_weights_are_exported_and_not_the_last(
     assert_close(exported(run), best.probs[2])
     assert (best.probs[2] - best.probs[6]).abs().max() > 0.01
     assert [path.name for path in run.path.iterdir() if "export" in path.name] == ["export"]
+    card = (run.export / "README.md").read_text(encoding="utf-8")
+    assert "The weights are those of `best.ckpt` after 2 optimiser steps" in card
+    assert "0.625" not in card
+    (run.path / "summary.json").write_text('{"test/f1_macro": 0.625}')
+    renew_card(run)
+    assert "| f1_macro | 0.625 |" in (run.export / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_an_exported_best_model_no_card_is_written(run: RunFolder) -> None:
+    renew_card(run)
+    assert not run.path.exists()
+
+
+def test_a_best_checkpoint_of_another_model_is_not_exported(
+    run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer
+) -> None:
+    run.checkpoints.mkdir(parents=True)
+    torch.save({"state_dict": {"other.weight": torch.zeros(2)}}, run.best)
+    with pytest.raises(ValueError, match=r"best\.ckpt is of another model .* missing; other\.weight unknown"):
+        make_trainer(max_steps=1, callbacks=[ExportBest(run)]).fit(VerifierModule(), sentences)
+    assert not run.export.exists()
 
 
 def test_without_a_best_checkpoint_the_last_weights_are_exported(
@@ -117,3 +141,78 @@ def test_a_policys_best_adapters_are_exported_merged(
             for policy in (module.backbone.eval(), plain.eval())
         )
     assert_close(merged, adapted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> DeviceMesh:
+    """Of this process alone; `tidy_process` ends it."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    return init_device_mesh("cpu", (1,))
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=4, alpha=8)])
+def test_a_sharded_policy_is_exported_whole_from_its_best_checkpoint(
+    make_data: Callable[..., ClipDataModule],
+    make_trainer: MakeTrainer,
+    prompts: PromptBatch,
+    tmp_path: Path,
+    mesh: DeviceMesh,
+    lora: LoraSpec | None,
+) -> None:
+    run = RunFolder(tmp_path, "sft", "test")
+
+    class Sharded(SFTModule):
+        def configure_model(self) -> None:
+            if self.policy is None:
+                super().configure_model()
+                for layer in self.backbone.model.model.language_model.layers:
+                    fully_shard(layer, mesh=mesh)
+
+    class Best(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+            if trainer.global_step == 1:
+                whole = {
+                    name: getattr(value, "full_tensor", lambda value=value: value)().clone()
+                    for name, value in module.state_dict().items()
+                }
+                run.checkpoints.mkdir(parents=True)
+                torch.save({"state_dict": whole, "global_step": 1}, run.best)
+
+    module = Sharded(lambda: QwenOmniBackbone("tiny", lora=lora), GrammarJudge(), lr=0.05, warmup=0.0)
+    make_trainer(max_steps=2, gradient_clip_val=None, callbacks=[Best(), ExportBest(run)]).fit(
+        module, make_data(batch_size=2)
+    )
+
+    best = torch.load(run.best, weights_only=True)["state_dict"]
+    expected = QwenOmniBackbone("tiny", lora=lora)
+    expected.load_state_dict({name.removeprefix("policy."): value for name, value in best.items()}, strict=lora is None)
+    exported_policy = QwenOmniBackbone(str(run.export))
+    with torch.no_grad():
+        ours, theirs = (
+            policy.hidden(policy.embed(prompts), prompts.position_ids, torch.ones(3, 1, 1, 1, dtype=torch.bool))
+            for policy in (expected.eval(), exported_policy.eval())
+        )
+    assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sharded_verifier_is_exported_whole(
+    run: RunFolder, sentences: ClipDataModule, make_trainer: MakeTrainer, mesh: DeviceMesh
+) -> None:
+    class Sharded(VerifierModule):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            assert self.verifier is not None
+            fully_shard(self.verifier.model, mesh=mesh)
+
+    class Last(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+            whole = {name: value.full_tensor() for name, value in module.state_dict().items() if "verifier" in name}
+            run.checkpoints.mkdir(parents=True)
+            torch.save({"state_dict": whole, "global_step": 2}, run.last)
+            self.probs = module.verifier.eval().probs(["The voice is loud."])
+
+    last = Last()
+    make_trainer(max_steps=2, gradient_clip_val=None, callbacks=[last, ExportBest(run)]).fit(
+        Sharded(lr=0.01), sentences
+    )
+    assert_close(exported(run), last.probs)

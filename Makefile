@@ -25,6 +25,7 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv
 	@$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]'
+	@$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input --no-deps sweeps==0.3.0
 	@touch .venv/.installed
 
 demo: .venv/.installed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks import data, evaluate, grpo_step
+from benchmarks import data, evaluate, grpo_step, memory
 
 
 def main() -> None:
     data.main([])
     evaluate.main([])
+    memory.main([])
     grpo_step.main([])
 
 

@@ -16,10 +16,12 @@ USAGE = """python -m erv_lightning VERB …
   validate  measure a run on the validation split
   test      measure a run on the test split, write predictions.jsonl
   predict   write predictions.jsonl without measuring
+  doctor    what a run will take, and what keeps it from working:  doctor -c configs/grpo.yaml
   data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
   evaluate  measure a run, or a file of predictions, in every way:  evaluate runs/grpo/default
   export    write a run's model for transformers:  export runs/grpo/default --to models/erv
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
+  sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
 VERB --help tells more. ERV_DEBUG=1 shows the whole traceback of an error."""
@@ -56,6 +58,18 @@ def _export(verb: str) -> Callable[[list[str]], int]:
     return main
 
 
+def _sweep(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.sweep import main
+
+    return main
+
+
+def _doctor(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.doctor import main
+
+    return main
+
+
 def _data(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.data import main
 
@@ -74,10 +88,12 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "validate": _lightning,
     "test": _lightning,
     "predict": _lightning,
+    "doctor": _doctor,
     "data": _data,
     "evaluate": _evaluate,
     "export": _export,
     "compare": _compare,
+    "sweep": _sweep,
     "demo": _demo,
 }
 

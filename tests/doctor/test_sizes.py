@@ -1,0 +1,51 @@
+"""Sizes read off the meta device are those of the models that runs build."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from erv_lightning.doctor.scaling import table
+from erv_lightning.doctor.sizes import PUBLISHED, sizes_of
+from erv_lightning.models import QwenOmniBackbone
+from erv_lightning.models.backbone import LoraSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)])
+@pytest.mark.parametrize("freeze", [(), ("vision", "audio")])
+def test_counts_are_those_of_the_policy_itself(lora: LoraSpec | None, freeze: tuple[str, ...]) -> None:
+    policy = QwenOmniBackbone("tiny", lora, freeze)  # type: ignore[arg-type]
+    sizes = sizes_of("tiny", lora, freeze)
+    assert sizes.parameters == sum(one.numel() for one in policy.parameters())
+    assert sizes.trained == sum(one.numel() for one in policy.trainable())
+    assert sizes.vision.trains == (lora is None and not freeze)
+
+
+def test_a_folder_is_read_from_its_config_alone(tmp_path: Path) -> None:
+    QwenOmniBackbone("tiny").model.config.save_pretrained(tmp_path)
+    found = dataclasses.replace(sizes_of(str(tmp_path)), name="tiny", assumed="the built-in small model")
+    assert found == sizes_of("tiny")
+
+
+def test_the_published_shapes_have_the_published_sizes() -> None:
+    # what the assumed sizes come to: thinkers of 4.7, 8.9 and 31.7 billion parameters; a token passes 3.3 billion in the last
+    billions = {name: round(sizes_of(name).parameters / 1e9, 1) for name in PUBLISHED}
+    assert list(billions.values()) == [8.9, 4.7, 31.7]
+    large = sizes_of("Qwen/Qwen3-Omni-30B-A3B-Instruct")
+    assert (large.layers * large.layer_active + large.root) / 1e9 == pytest.approx(3.35, abs=0.05)
+    assert large.ffn == 8 * 768
+
+
+def test_an_unknown_model_is_named_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"no config.json in 'some/model'.*tiny"):
+        sizes_of("some/model")
+
+
+def test_the_page_on_scaling_has_the_table_that_the_code_makes() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert table() in page
+    assert "estimate, not a measurement" in page

@@ -31,8 +31,8 @@ def test_a_folder_is_read_from_its_config_alone(tmp_path: Path) -> None:
     assert found == sizes_of("tiny")
 
 
-def test_the_published_shapes_have_the_published_sizes() -> None:
-    # what the assumed sizes come to: thinkers of 4.7, 8.9 and 31.7 billion parameters; a token passes 3.3 billion in the last
+def test_the_assumed_shapes_come_to_the_sizes_that_their_names_promise() -> None:
+    # what the assumed sizes come to; a token passes 3.3 billion parameters of the last
     billions = {name: round(sizes_of(name).parameters / 1e9, 1) for name in PUBLISHED}
     assert list(billions.values()) == [8.9, 4.7, 31.7]
     large = sizes_of("Qwen/Qwen3-Omni-30B-A3B-Instruct")

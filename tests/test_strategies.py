@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 from cli_fixtures import FEW, Checkout, Outcome, losses
 from safetensors.torch import load_file
+
+from erv_lightning.data.export import write_samples
+from erv_lightning.data.readers import SyntheticClips
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -38,6 +42,7 @@ CASES = {
     "verifier": (),
     "grpo lora": (*GRPO, *LORA),
     "grpo": GRPO,  # all weights train: the reference is a copy
+    "grpo lora varied": (*GRPO, *LORA),  # prompts of unequal lengths, so that processes differ in them
 }
 STRATEGIES = {"ddp": "configs/trainer/ddp_cpu.yaml", "fsdp": "configs/trainer/fsdp_cpu.yaml"}
 
@@ -74,6 +79,8 @@ def fit(
         *batch,
         *more,
     )
+    if "varied" in case:
+        words = (*words, "-c", varied(checkout, runs))
     name = f"{case}-{strategy}{processes}".replace(" ", "-")
     if stage == "grpo":  # it builds on these
         for other in ("sft", "verifier"):
@@ -82,6 +89,23 @@ def fit(
                 (runs / other / "default").symlink_to(checkout.folder / "runs" / other / "default")
     outcome = checkout.run_apart(*words, "--runs", runs, "--name", name, timeout=200)
     return runs / stage / name, outcome
+
+
+def varied(checkout: Checkout, folder: Path) -> Path:
+    """An overlay with the built-in clips under questions of one to forty words."""
+    clips = SyntheticClips(root=str(checkout.folder / "data" / "synthetic"), train=28, rl=12, val=7, test=9)
+    for split in ("rl", "val"):
+        asked = [
+            replace(sample, question=" ".join(["What is felt?"] * (1 + 7 * index % 13)))
+            for index, sample in enumerate(clips.samples(split))
+        ]
+        write_samples(asked, folder / "varied" / f"{split}.jsonl")
+    overlay = folder / "varied.yaml"
+    overlay.write_text(
+        "data:\n  source:\n    class_path: erv_lightning.data.readers.JsonlClips\n"
+        f"    init_args: {{root: {folder / 'varied'}}}\n"
+    )
+    return overlay
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +132,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     [
         ("sft", "fsdp", 2),
         ("sft lora", "fsdp", 4),
-        ("grpo lora", "fsdp", 2),
+        ("grpo lora varied", "fsdp", 2),
         ("grpo", "fsdp", 4),
         ("grpo lora", "ddp", 4),
     ],

@@ -19,6 +19,7 @@ USAGE = """python -m erv_lightning VERB …
   doctor    what a run will take, and what keeps it from working:  doctor -c configs/grpo.yaml
   data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
   evaluate  measure a run, or a file of predictions, in every way:  evaluate runs/grpo/default
+  explain   what the verifier reads in each sentence:  explain "He smiles. The voice trembles."
   export    write a run's model for transformers:  export runs/grpo/default --to models/erv
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
@@ -48,6 +49,12 @@ def _compare(verb: str) -> Callable[[list[str]], int]:
 
 def _evaluate(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.evaluate import main
+
+    return main
+
+
+def _explain(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.explain import main
 
     return main
 
@@ -91,6 +98,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "doctor": _doctor,
     "data": _data,
     "evaluate": _evaluate,
+    "explain": _explain,
     "export": _export,
     "compare": _compare,
     "sweep": _sweep,

@@ -103,7 +103,7 @@ def explanation_reward(
 
     sentences_N = torch.tensor([len(p) for p in probs], device=p_SK.device)
     aim_N, paid_N = (each.to(p_SK.device) for each in _aims(target, answers, variant))
-    in_set_SK = _label_sets(p_SK, threshold, 1 if variant == "top1" else max_labels)
+    in_set_SK = label_sets(p_SK, threshold, 1 if variant == "top1" else max_labels)
     match_N, nonneutral_N = _count_matches(in_set_SK, sentences_N, aim_N, neutral)
     every = (aim_N == neutral) | (variant == "all_sentences")
     # match <= counted: a sentence that matches y ≠ neutral is not {neutral}
@@ -178,8 +178,17 @@ def _aims(target: Sequence[int], answers: Sequence[int] | None, variant: str) ->
     return answer_N.clamp(min=0), (answer_N >= 0).float()
 
 
-def _label_sets(p_SK: Tensor, threshold: float, max_labels: int) -> Tensor:
-    """Which labels each sentence conveys: (sentences, labels), bool, between one and `max_labels` a row."""
+def label_sets(p_SK: Tensor, threshold: float, max_labels: int) -> Tensor:
+    """Which labels each sentence conveys, see `explanation_reward`.
+
+    Args:
+        p_SK: (sentences, labels), probabilities.
+        threshold: least probability, exclusive.
+        max_labels: most labels of one sentence, at least 1.
+
+    Returns:
+        (sentences, labels), bool, between one and `max_labels` a row.
+    """
     # stable, so that ties go to the lower id on every device
     sorted_SK, order_SK = p_SK.sort(dim=1, descending=True, stable=True)
     keep_SK = sorted_SK > threshold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import os
@@ -11,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
 import yaml
@@ -42,7 +41,7 @@ from erv_lightning.data.readers import JsonlClips, SyntheticClips
 from erv_lightning.errors import ConfigError, ParseError, explain_parse_error
 from erv_lightning.judges import VerifierJudge
 from erv_lightning.models import QwenOmniBackbone
-from erv_lightning.models.backbone import Backbone, LoraSpec
+from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
 from erv_lightning.prerequisites import train_missing
 from erv_lightning.rl.reward_terms import ExplanationRule
@@ -133,7 +132,7 @@ class ErvCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Trains the stages that the run builds on, and finds its checkpoint, before any model is loaded."""
         settings = self.settings
-        self._check_settings()
+        self.check_settings()
         self.run = RunFolder(Path(settings.runs), self.stage, settings.name)
         if self.subcommand == "fit":
             rank_zero_only(train_missing)(settings, self.stage, self.files)
@@ -161,7 +160,7 @@ class ErvCLI(LightningCLI):
         if saved and self.subcommand == "fit" and "loops" not in saved:
             raise ConfigError(f"{checkpoint} holds weights alone: a run cannot go on from it")
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
         """What no single file or type can tell.
 
         Raises:
@@ -297,7 +296,7 @@ def _requeued() -> bool:
 
 
 @contextmanager
-def _explained(files: list[config_files.ConfigFile]) -> Iterator[None]:
+def explained(files: list[config_files.ConfigFile]) -> Iterator[None]:
     """Turns the parser's pages into one line."""
     try:
         yield
@@ -316,7 +315,7 @@ def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> i
     for package in ("lightning.pytorch.utilities", "lightning.fabric.utilities", "lightning_utilities.core"):
         logging.getLogger(f"{package}.rank_zero").addFilter(_NoAdvertisements())
     cli: ErvCLI = ErvCLI.__new__(ErvCLI)  # at hand below even when its constructor, which runs the verb, raises
-    with _explained(files):
+    with explained(files):
         try:
             cli.__init__(argv, files, stage)  # type: ignore[misc]
         except ParseError:
@@ -334,41 +333,3 @@ def main(argv: list[str], files: list[config_files.ConfigFile], stage: str) -> i
                 heard = signal.SIGINT
             return int(stop.code or 0) if heard is None else 128 + heard  # as a shell has it
     return 0
-
-
-# -- the data alone -----------------------------------------------------------------------------------------------
-
-
-class _DataCLI(ErvCLI):
-    """The same settings, of which only the data module and the module, without weights, are built; nothing runs."""
-
-    def before_instantiate_classes(self) -> None:
-        """Trains nothing first."""
-        self._check_settings()
-
-    def instantiate_classes(self) -> None:
-        """No trainer."""
-        self.config_init = self.parser.instantiate_classes(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
-
-
-def read_data(argv: list[str], files: list[config_files.ConfigFile]) -> tuple[ClipDataModule, Namespace]:
-    """The data module of a run that is not run, and the run's settings."""
-    with _explained(files):
-        cli = _DataCLI(["fit", *argv], files, config_files.stage_of(files))
-    return cast("ClipDataModule", cli.datamodule), cli.settings
-
-
-def prompt_encoder(settings: Namespace) -> Any:
-    """What makes the prompts of a run, without weights.
-
-    Raises:
-        ValueError: the policy's processor is not there.
-    """
-    backbone = settings.model.init_args.backbone
-    module, _, name = backbone.class_path.rpartition(".")
-    made: type[Backbone] = getattr(importlib.import_module(module), name)
-    return made.prompt_encoder(**dict(backbone.get("init_args") or {}))

@@ -27,9 +27,10 @@ def main(argv: list[str]) -> int:
     args, rest = _parser().parse_known_args(argv)
     files = config_files.read(config_files.paths_in(rest))
     config_files.stage_of(files)  # before the heavy imports
-    from erv_lightning.cli import read_data
+    from erv_lightning.configured import read
 
-    data, settings = read_data(rest, files)
+    parts = read(rest, files)
+    data, settings = parts.data, parts.settings
     data.source.prepare()
     if args.what == "check":
         return _check(args, data, settings)
@@ -82,7 +83,7 @@ def _readable(data: ClipDataModule) -> tuple[dict[str, list[Sample]], str]:
 
 def _check(args: argparse.Namespace, data: ClipDataModule, settings: Any) -> int:
     """Exit status 1 where something would break a run."""
-    from erv_lightning.cli import prompt_encoder
+    from erv_lightning.configured import prompt_encoder
     from erv_lightning.data.check import Prober, check
     from erv_lightning.report.data_check import print_report
 

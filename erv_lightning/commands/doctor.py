@@ -29,10 +29,11 @@ def main(argv: list[str]) -> int:
     args, rest = _parser().parse_known_args(argv)
     files = config_files.read(config_files.paths_in(rest))
     config_files.stage_of(files)  # before the heavy imports
-    from erv_lightning.cli import read_data
+    from erv_lightning.configured import read
     from erv_lightning.report.doctor import text
 
-    data, settings = read_data(rest, files)
+    parts = read(rest, files)
+    data, settings = parts.data, parts.settings
     report = examine(data, settings, args)
     print(json.dumps(report, ensure_ascii=False, indent=1) if args.json else text(report))
     return 1 if report["problems"] else 0
@@ -209,7 +210,7 @@ def _settings(sizes: Sizes, shape: Shape, plan: Plan) -> dict[str, float]:
 
 
 def _tokens(data: ClipDataModule, settings: Any, train: list[Any], clips: int) -> tuple[Tokens, str]:
-    from erv_lightning.cli import prompt_encoder
+    from erv_lightning.configured import prompt_encoder
     from erv_lightning.doctor.settings import sizes_from
     from erv_lightning.doctor.tokens import from_clips, from_settings
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -153,9 +153,11 @@ def _module(run: RunFolder, files: list[config_files.ConfigFile]) -> Stage:
     Raises:
         ValueError: what it started from is not there.
     """
+    from erv_lightning.configured import read
     from erv_lightning.modules import VerifierModule
 
-    data, module = _parts(run, files)
+    parts = read(["-c", str(run.config)], files)
+    data, module = parts.data, parts.module
     if isinstance(module, VerifierModule):
         trainer: Any = _Data(data)  # the built-in verifier makes its tokenizer from the training sentences
         module._trainer = trainer  # the setter keeps a weak reference
@@ -163,12 +165,3 @@ def _module(run: RunFolder, files: list[config_files.ConfigFile]) -> Stage:
     else:
         module.configure_model()
     return module.eval()
-
-
-def _parts(run: RunFolder, files: list[config_files.ConfigFile]) -> tuple[ClipDataModule, Stage]:
-    """Data module and module as the run's config has them, without weights; nothing runs."""
-    from erv_lightning.cli import _DataCLI, _explained
-
-    with _explained(files):
-        cli = _DataCLI(["fit", "-c", str(run.config)], files, config_files.stage_of(files))
-    return cast("ClipDataModule", cli.datamodule), cast("Stage", cli._get(cli.config_init, "model"))

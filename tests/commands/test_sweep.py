@@ -324,7 +324,7 @@ def pids(folder: Path) -> list[int]:
 def test_ctrl_c_ends_the_trials_with_checkpoints_and_the_next_call_goes_on(
     tmp_path: Path, driver: Callable[[], Process], number: signal.Signals
 ) -> None:
-    sweep = stand_in(tmp_path, [1, 2, 3], steps=4, pause=0.5)
+    sweep = stand_in(tmp_path, [1, 2, 3], steps=10, pause=0.5)  # long enough for a slow machine to be heard in time
     metrics = [tmp_path / "runs" / "grpo" / f"trial-made-00{n}" / "metrics.csv" for n in (1, 2)]
     with driver() as process:
         wait_until(lambda: all(read_values(path, "val/fcr") for path in metrics))

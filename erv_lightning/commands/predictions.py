@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from erv_lightning import config_files
 from erv_lightning.errors import ConfigError
 from erv_lightning.judging import add_verdicts
 from erv_lightning.labels import get_label_space
@@ -54,6 +55,11 @@ def from_run(args: argparse.Namespace) -> Found:
     if not run.is_dir():
         raise FileNotFoundError(f"no run folder {run}")
     if args.again or not path.is_file():
+        if config.is_file() and config_files.stage_of(config_files.read([str(config)])) == "verifier":
+            raise ConfigError(
+                f"{run} is a verifier's, which gives no predictions: see what fools it with --probe-verifier --verifier "
+                f"{run / 'export'}"
+            )
         if not config.is_file():
             raise FileNotFoundError(f"{config} does not exist: {run} is no run that could be tested")
         root = run.parent.parent if len(run.parts) > 2 else run.resolve().parents[1]

@@ -350,6 +350,13 @@ def test_a_run_that_was_never_trained_is_refused(tmp_path, capsys):
     assert "is no run that could be tested" in refused(capsys, tmp_path / "sft" / "x")
 
 
+def test_a_verifiers_run_has_no_predictions(tmp_path, capsys):
+    run = tmp_path / "verifier" / "x"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("stage: verifier\n")
+    assert "see what fools it with --probe-verifier" in refused(capsys, run)
+
+
 # -- gamed explanations ----------------------------------------------------------------------------------------------
 
 

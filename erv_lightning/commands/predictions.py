@@ -57,7 +57,7 @@ def from_run(args: argparse.Namespace) -> Found:
     if args.again or not path.is_file():
         if config.is_file() and config_files.stage_of(config_files.read([str(config)])) == "verifier":
             raise ConfigError(
-                f"{run} is a verifier's, which gives no predictions: see what fools it with --probe-verifier --verifier "
+                f"{run} is a verifier and gives no predictions: see what fools it with --probe-verifier --verifier "
                 f"{run / 'export'}"
             )
         if not config.is_file():

@@ -25,6 +25,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def outside(limits: Mapping[str, tuple[float | None, float, float | None]]) -> list[str]:
+    """A line for each setting that is below the least or above the greatest value; None is never wrong."""
+    problems = []
+    for name, (value, least, most) in limits.items():
+        if value is not None and (value < least or (most is not None and value > most)):
+            allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+            problems.append(f"{name} is {value}, it must be {allowed}")
+    return problems
+
+
 # What jsonargparse says about a key that nothing takes; the group is the key.
 _UNKNOWN_KEY = (
     re.compile(r"Option '([^']+)' is not accepted"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -14,19 +14,20 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from erv_lightning.data.clips import ClipBatch
+from erv_lightning.errors import outside
 from erv_lightning.judges import Judge, judge_each
 from erv_lightning.models.backbone import Backbone, PromptFeatures
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
 from erv_lightning.modules.policy import PolicyModule
-from erv_lightning.parallel import gathered, release, sharded_units, whole
+from erv_lightning.parallel import gathered, whole
 from erv_lightning.rl import telemetry
 from erv_lightning.rl.advantages import group_advantages, normalised_sum, zero_std_groups
 from erv_lightning.rl.answers import answer_logp
 from erv_lightning.rl.experience import Experience
 from erv_lightning.rl.logprobs import completion_logps
 from erv_lightning.rl.records import rollout_rows, step_metrics
-from erv_lightning.rl.reference import KeptWeights
+from erv_lightning.rl.reference import KeptWeights, as_reference
 from erv_lightning.rl.reward_terms import Completions, ExplanationRule, Rewards, RewardSum
 from erv_lightning.rl.rollout import Rollout, Sampling, keyed_uniforms, rollout
 from erv_lightning.rl.stopwatch import Stopwatch
@@ -115,7 +116,7 @@ class GRPOModule(PolicyModule):
             "beta": (beta, 0, None),
             "reference_decay": (reference_decay, 0, 1),
         }
-        wrong = _outside(limits)
+        wrong = outside(limits)
         if max_grad_norm is not None and max_grad_norm <= 0:  # in Lightning 0 means no clipping, here no training
             wrong.append(f"max_grad_norm is {max_grad_norm}, it must be above 0; null leaves gradients as they are")
         if wrong:
@@ -340,7 +341,7 @@ class GRPOModule(PolicyModule):
 
     def _reference_logps(self, features: list[PromptFeatures], drawn: Rollout) -> Tensor:
         """Log-probabilities (N, C) under the reference, a micro-batch at a time."""
-        with self._as_reference():
+        with as_reference(self.backbone, self._reference):
             parts = []
             for prompts in micro_batches(len(features), self.micro_batch_prompts):
                 rows = slice(prompts.start * self.group, prompts.stop * self.group)
@@ -348,19 +349,6 @@ class GRPOModule(PolicyModule):
                     self._logps(features[prompts.start : prompts.stop], drawn.token_ids[rows], drawn.mask[rows])[0]
                 )
         return torch.cat(parts)
-
-    @contextmanager
-    def _as_reference(self) -> Iterator[None]:
-        """Inside, the policy is the reference, gathered as it is outside."""
-        if self._reference is None:
-            with self.backbone.reference():
-                yield
-            return
-        release(self.backbone)  # what is exchanged are the shards
-        with self._reference.in_place(), gathered(self.backbone):
-            yield
-        for unit in sharded_units(self.backbone):
-            unit.unshard()
 
     def _logps(
         self, features: Sequence[PromptFeatures], token_ids: Tensor, mask: Tensor, entropy: bool = False
@@ -498,13 +486,3 @@ class GRPOModule(PolicyModule):
         count = len(judged)
         self.log("train/reward", values.pop("reward"), prog_bar=True, batch_size=count)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=count)
-
-
-def _outside(limits: Mapping[str, tuple[float | None, float, float | None]]) -> list[str]:
-    """A line for each setting that is below the least or above the greatest value; None is never wrong."""
-    problems = []
-    for name, (value, least, most) in limits.items():
-        if value is not None and (value < least or (most is not None and value > most)):
-            allowed = f"at least {least}" if most is None else f"from {least} to {most}"
-            problems.append(f"{name} is {value}, it must be {allowed}")
-    return problems

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from erv_lightning.parallel import like, whole
+from erv_lightning.models.backbone import Backbone
+from erv_lightning.parallel import gathered, like, release, sharded_units, whole
 
 
 class KeptWeights:
@@ -71,3 +72,22 @@ class KeptWeights:
 def _wide(kept: Tensor) -> Tensor:
     """The tensor itself if it is exact enough for a moving average, else a copy that is."""
     return kept if kept.dtype in (torch.float32, torch.float64) else kept.float()
+
+
+@contextmanager
+def as_reference(backbone: Backbone, kept: KeptWeights | None) -> Iterator[None]:
+    """Inside, the policy is the reference, its weights gathered as they are outside.
+
+    Args:
+        backbone: the policy.
+        kept: what its weights were; None where its adapters are what has been trained.
+    """
+    if kept is None:
+        with backbone.reference():
+            yield
+        return
+    release(backbone)  # what is exchanged are the shards
+    with kept.in_place(), gathered(backbone):
+        yield
+    for unit in sharded_units(backbone):
+        unit.unshard()

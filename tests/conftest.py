@@ -34,6 +34,8 @@ from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules import GRPOModule, SFTModule
 from erv_lightning.rl.rollout import Sampling
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the models are tiny: a second thread mostly waits, and spins while others need the core
 
 DECODE: dict[str, Any] = {"num_frames": 4, "frame_size": (56, 56)}  # as in the shipped configs

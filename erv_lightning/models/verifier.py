@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ _BATCH_CHARACTERS = 65536  # of a padded batch, some 16,000 tokens: what bounds 
 
 
 class EmotionVerifier(nn.Module):
-    """A multi-label sequence classifier and its tokenizer.
+    """A sequence classifier and its tokenizer: multi-label, unless its config's ``problem_type`` says single-label.
 
     Its outputs are either the names of a label space or the 28 GoEmotions labels
     (``SamLowe/roberta-base-go_emotions``, ``Rhatanii/Emo_Classifier``); `output_index` finds the way.
+
+    Two fields of the model's config are ours, and released checkpoints do without them: ``erv_softmax_over``, the
+    outputs that a single-label classifier was trained to choose from (all of them if it is missing), and
+    ``erv_calibration``, see `calibrate`.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -94,14 +98,121 @@ class EmotionVerifier(nn.Module):
         place = {text: index for index, text in enumerate(unique)}
         return scored[[place[text] for text in texts]]
 
-    def probs(self, sentences: Sequence[str], batch_size: int = 512) -> Tensor:
-        """Independent probabilities of each label, (sentences, outputs), in [0, 1], on the CPU; see `logits`."""
-        return self.logits(sentences, batch_size).sigmoid()
+    def probs(self, sentences: Sequence[str], batch_size: int = 512, calibrated: bool = False) -> Tensor:
+        """Probabilities of each label, (sentences, outputs), in [0, 1], on the CPU; see `logits`.
+
+        Independent of each other for a multi-label classifier. For a single-label one each row sums to 1, and outputs
+        that it was not trained to choose have 0.
+
+        Args:
+            sentences: texts.
+            batch_size: at most so many at once.
+            calibrated: divide the logits by the temperature that `calibrate` left; the explanation reward does not.
+
+        Raises:
+            ValueError: calibrated probabilities of a classifier that was never calibrated.
+        """
+        logits = self.logits(sentences, batch_size)
+        if calibrated:
+            logits = logits / self.temperature
+        if not self.single_label:
+            return logits.sigmoid()
+        chosen = getattr(self.model.config, "erv_softmax_over", None)
+        if chosen is not None:
+            others = torch.ones(len(self.labels), dtype=torch.bool)
+            others[chosen] = False
+            logits = logits.masked_fill(others, -torch.inf)
+        return logits.softmax(1)
+
+    # -- what the config says of the task and of calibration --------------------------------------------------------
+
+    @property
+    def single_label(self) -> bool:
+        """Whether the outputs compete."""
+        return bool(self.model.config.problem_type == "single_label_classification")
+
+    def say_task(self, problem_type: str, outputs: Sequence[int]) -> None:
+        """Notes in the config what the classifier is trained for, as transformers calls it, and on which outputs."""
+        config = self.model.config
+        config.problem_type = problem_type
+        if self.single_label and sorted(outputs) != list(range(len(self.labels))):
+            config.erv_softmax_over = sorted(outputs)
+        elif hasattr(config, "erv_softmax_over"):
+            del config.erv_softmax_over
+
+    def calibrate(self, temperature: float, thresholds: Mapping[str, float] | None = None) -> None:
+        """Notes in the config what was fitted on validation sentences; `save` writes it.
+
+        Args:
+            temperature: above 0; `probs` divides by it when asked.
+            thresholds: by the name of an output, the least calibrated probability, exclusive, of a label that a
+                sentence conveys.
+
+        Raises:
+            ValueError: a temperature out of range, or thresholds that do not fit the outputs.
+        """
+        calibration = {"temperature": float(temperature), "thresholds": dict(thresholds or {})}
+        self.model.config.erv_calibration = _checked(calibration, self.labels)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the config holds a calibration."""
+        return getattr(self.model.config, "erv_calibration", None) is not None
+
+    @property
+    def temperature(self) -> float:
+        """What `calibrate` left.
+
+        Raises:
+            ValueError: nothing, or what cannot be used.
+        """
+        return float(self._calibration()["temperature"])
+
+    def thresholds(self, space: LabelSpace) -> Tensor:
+        """The calibrated threshold of each label of the space, (labels,); they apply to calibrated probabilities.
+
+        Raises:
+            ValueError: the classifier has none for some of them.
+        """
+        known = self._calibration().get("thresholds") or {}
+        names = [self.labels[output] for output in self.output_index(space)]
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(f"the verifier's calibration has no thresholds for {missing}: calibrate it on this data")
+        return torch.tensor([float(known[name]) for name in names])
+
+    def _calibration(self) -> dict[str, Any]:
+        if not self.calibrated:
+            raise ValueError("the verifier's config has no erv_calibration: fit one on validation sentences first")
+        return _checked(self.model.config.erv_calibration, self.labels)
 
     def save(self, folder: Path) -> None:
         """Writes model and tokenizer in Hugging Face's layout."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _checked(calibration: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """A calibration that can be used.
+
+    Raises:
+        ValueError: all that is wrong with it.
+    """
+    if not isinstance(calibration, dict) or not isinstance(calibration.get("thresholds") or {}, dict):
+        raise ValueError(f"erv_calibration is no mapping of temperature and thresholds: {calibration!r}")
+    temperature, thresholds = calibration.get("temperature"), calibration.get("thresholds") or {}
+    wrong = []
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        wrong.append(f"temperature {temperature!r} is not above 0")
+    wrong += [f"threshold of {name!r}, which is no output" for name in thresholds if name not in labels]
+    wrong += [
+        f"threshold {at!r} of {name!r} is outside [0, 1]"
+        for name, at in thresholds.items()
+        if not isinstance(at, int | float) or not 0 <= at <= 1
+    ]
+    if wrong:
+        raise ValueError("erv_calibration: " + "; ".join(wrong))
+    return calibration
 
 
 def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:

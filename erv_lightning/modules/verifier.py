@@ -1,18 +1,23 @@
-"""Stage 2: teach a text classifier which emotions a sentence conveys."""
+"""Stage 2: teach a text classifier which emotions a sentence conveys.
+
+Shapes: B sentences of a batch, K labels of the space.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
-from erv_lightning.data.datamodule import SentenceBatch
+from erv_lightning.data.datamodule import Sentence, SentenceBatch
 from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
@@ -21,9 +26,103 @@ from erv_lightning.parallel import FSDP2Strategy, blocks, shard
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
 
+Task = Literal["multi_label", "single_label"]
+ClassWeights = Literal["none", "balanced"]
+
+PROBLEM_TYPES: dict[Task, str] = {
+    "multi_label": "multi_label_classification",
+    "single_label": "single_label_classification",
+}
+"""What transformers calls the tasks."""
+
+
+def balanced_weights(targets: Tensor, task: Task) -> Tensor:
+    r"""How much each label weighs, so that rare ones count as much as frequent ones (scikit-learn's ``balanced``).
+
+    With N sentences, n_k of which have label k:
+
+    - ``multi_label``: each output is a problem of two classes; a sentence with the label weighs N / (2 n_k), one
+      without it N / (2 (N − n_k)). An output whose sentences all have it, or all lack it, weighs 1.
+    - ``single_label``: N / (K′ n_k), where K′ is the number of labels that occur, N the sentences with a label, and a
+      sentence with m labels adds 1/m to each of their n_k. A label that never occurs weighs 1.
+
+    In both, the weights' mean over the training sentences is 1: the loss keeps its scale.
+
+    Args:
+        targets: (N, K), 0 or 1.
+        task: whose weights.
+
+    Returns:
+        (2, K): of the outputs that are 0 and of those that are 1. For ``single_label`` the first row is not used.
+    """
+    if task == "single_label":
+        share_NK, labelled_N = _spread(targets)
+        count_K = share_NK.sum(0)
+        occurs_K = count_K > 0
+        weight_K = labelled_N.sum() / (occurs_K.sum().clamp(min=1) * count_K.where(occurs_K, 1.0))
+        return torch.stack([torch.ones_like(count_K), weight_K.where(occurs_K, 1.0)])
+    with_K = targets.sum(0)
+    count_2K = torch.stack([len(targets) - with_K, with_K])
+    return (len(targets) / (2 * count_2K.clamp(min=1))).where((count_2K > 0).all(0), 1.0)
+
+
+def verifier_loss(
+    logits: Tensor, targets: Tensor, task: Task = "multi_label", *, weights: Tensor | None = None, gamma: float = 0.0
+) -> Tensor:
+    r"""Cross-entropy of sentences, weighted by class and focal if wished.
+
+    Focal loss (Lin et al. 2017, arXiv 1708.02002, equation 4) multiplies each term by (1 − p)^γ, p the probability
+    of what is true; γ = 0 is plain cross-entropy.
+
+    - ``multi_label``: mean over B·K outputs of w_k(t) (1 − p_t)^γ (−log p_t), with p_t = σ(z) where t = 1, else
+      1 − σ(z).
+    - ``single_label``: mean over the sentences with a label of Σ_k q_k w_k (1 − p_k)^γ (−log p_k), with p = softmax(z)
+      and q = 1/m for each of a sentence's m labels. Sentences without one are left out; if all are, the loss is 0.
+
+    Args:
+        logits: (B, K).
+        targets: (B, K), 0 or 1.
+        task: which of the two.
+        weights: (2, K), as `balanced_weights` gives them; all 1 if None.
+        gamma: γ ≥ 0.
+
+    Returns:
+        A scalar.
+    """
+    if task == "single_label":
+        return _softmax_loss(logits, targets, weights, gamma)
+    if weights is None and gamma == 0:
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    true_BK = targets.bool()
+    signed_BK = logits.where(true_BK, -logits)  # the logit of what is true
+    # as a logarithm, whose gradient stays finite where p is 1
+    terms_BK = -logsigmoid(signed_BK) * (gamma * logsigmoid(-signed_BK)).exp()
+    if weights is not None:
+        weights = weights.to(logits)
+        terms_BK = terms_BK * weights[1].where(true_BK, weights[0])
+    return terms_BK.mean()
+
+
+def _softmax_loss(logits: Tensor, targets: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
+    share_BK, labelled_B = _spread(targets)
+    log_p_BK = logits.log_softmax(1)
+    terms_BK = -share_BK * log_p_BK
+    if gamma > 0:
+        # the floor: below it the gradient of a power under 1 would be 0 · inf
+        terms_BK = terms_BK * (1 - log_p_BK.exp()).clamp(min=1e-6) ** gamma
+    if weights is not None:
+        terms_BK = terms_BK * weights[1].to(logits)
+    return terms_BK.sum() / labelled_B.sum().clamp(min=1)
+
+
+def _spread(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets with each sentence's labels sharing 1, (B, K), and which sentences have any, (B,)."""
+    count_B = targets.sum(1)
+    return targets / count_B.clamp(min=1)[:, None], count_B > 0
+
 
 class VerifierModule(L.LightningModule):
-    """Multi-label classification of sentences with binary cross-entropy (method.md, stage 2).
+    """Classification of sentences, by default multi-label with binary cross-entropy (method.md, stage 2).
 
     Args:
         pretrained: a folder or hub id of a sequence classifier, or ``tiny`` for the built-in small one.
@@ -33,6 +132,14 @@ class VerifierModule(L.LightningModule):
         warmup: fraction of all steps.
         schedule: of the learning rate.
         seed: of the weights of ``tiny``.
+        task: ``multi_label``: a sigmoid and binary cross-entropy for each label. ``single_label``: a softmax and
+            cross-entropy over the labels; a sentence with several is spread over them, one with none is left out of
+            loss and F1. The exported config's ``problem_type`` says which it was.
+        class_weights: ``balanced`` makes rare labels count as much as frequent ones; see `balanced_weights`.
+        focal_gamma: γ of the focal loss, which makes easy sentences count less; 0: not at all. See `verifier_loss`.
+
+    Raises:
+        ValueError: an option out of range.
     """
 
     def __init__(
@@ -44,8 +151,22 @@ class VerifierModule(L.LightningModule):
         warmup: float = 0.0,
         schedule: Schedule = "linear",
         seed: int = 0,
+        task: Task = "multi_label",
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 0.0,
     ) -> None:
         super().__init__()
+        wrong = [
+            f"{name} is {value!r}: it must be one of {', '.join(get_args(known))}"
+            for name, value, known in (("task", task, Task), ("class_weights", class_weights, ClassWeights))
+            if value not in get_args(known)
+        ]
+        if not 0 <= focal_gamma < float("inf"):
+            wrong.append(f"focal_gamma is {focal_gamma}: it must be at least 0")
+        if wrong:
+            raise ValueError("; ".join(f"model.{one}" for one in wrong))
+        self.task, self.class_weights, self.focal_gamma = task, class_weights, focal_gamma
+        self.weights: Tensor | None = None  # (2, K)
         self.pretrained, self.seed = pretrained, seed
         self.optimisation = {
             "lr": lr,
@@ -71,6 +192,9 @@ class VerifierModule(L.LightningModule):
                 offload = isinstance(self.trainer.strategy, FSDP2Strategy) and self.trainer.strategy.cpu_offload
                 shard(self.verifier, blocks(self.verifier.model), (), self.device_mesh["data_parallel"], offload)
         self.outputs = self.verifier.output_index(self.space)
+        self.verifier.say_task(PROBLEM_TYPES[self.task], self.outputs)
+        if self.class_weights == "balanced" and stage == "fit":
+            self.weights = balanced_weights(self._targets(data.sentences("train")), self.task)
         count = len(self.space.names)
         f1 = {
             "f1_macro": MultilabelF1Score(count, average="macro"),
@@ -85,29 +209,38 @@ class VerifierModule(L.LightningModule):
     def _logits_and_targets(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         assert self.verifier is not None
         logits = self.verifier([sentence.text for sentence in batch.sentences])[:, self.outputs]
-        targets = torch.zeros_like(logits)
-        for row, sentence in enumerate(batch.sentences):
+        return logits, self._targets(batch.sentences).to(logits)
+
+    def _targets(self, sentences: Sequence[Sentence]) -> Tensor:
+        """(sentences, K), 1 for the labels of each."""
+        targets = torch.zeros(len(sentences), len(self.space.names))
+        for row, sentence in enumerate(sentences):
             targets[row, [self.space.id(label) for label in sentence.labels]] = 1.0
-        return logits, targets
+        return targets
 
     def training_step(self, batch: SentenceBatch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy over the label space."""
+        """The task's cross-entropy over the label space."""
         logits, targets = self._logits_and_targets(batch)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        loss = verifier_loss(logits, targets, self.task, weights=self.weights, gamma=self.focal_gamma)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:
-        """F1 at probability 0.5."""
+        """F1 at probability 0.5, or of the likeliest label."""
         self._evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: SentenceBatch, batch_idx: int) -> None:
-        """F1 at probability 0.5."""
+        """F1 at probability 0.5, or of the likeliest label."""
         self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: SentenceBatch, metrics: MetricCollection) -> None:
         logits, targets = self._logits_and_targets(batch)
-        metrics.update(logits.sigmoid(), targets.int())
+        if self.task == "single_label":
+            labelled = targets.sum(1) > 0
+            said = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float()
+            metrics.update(said[labelled], targets[labelled].int())
+        else:
+            metrics.update(logits.sigmoid(), targets.int())
         self.log_dict(metrics, prog_bar=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -32,6 +32,7 @@ from erv_lightning.callbacks.predictions import PredictionWriter
 from erv_lightning.callbacks.resume_state import LINES, ResumeState, cut_logs
 from erv_lightning.callbacks.rollouts import RolloutLog
 from erv_lightning.callbacks.throughput import DecodeClock
+from erv_lightning.callbacks.verifier_report import VerifierReport
 from erv_lightning.callbacks.wandb_rollouts import WandbRollouts, continue_wandb
 from erv_lightning.checkpoint_io import AtomicCheckpointIO
 from erv_lightning.checkpoints import read_checkpoint
@@ -275,6 +276,8 @@ class ErvCLI(LightningCLI):
         ]
         if self.subcommand != "fit" or trainer.get("fast_dev_run"):
             callbacks = [PredictionWriter(self.run)]
+        if self.subcommand == "test" and self.stage == "verifier" and not trainer.get("fast_dev_run"):
+            callbacks.append(VerifierReport(self.run, store=True))
         if self.subcommand != "fit" and not trainer.get("fast_dev_run"):
             callbacks.append(BadClipLog(self.run.path / "bad_clips.jsonl"))
         own = trainer.get("callbacks") or []

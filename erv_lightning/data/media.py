@@ -126,7 +126,9 @@ def load_clip(
     wave = None
     if settings.audio:
         # AAC begins with priming samples and ends on a whole packet: the picture's duration is the truth.
-        wave = torch.zeros(round(min(read.duration, settings.max_seconds) * settings.sample_rate))
+        seconds = min(read.duration, settings.max_seconds)
+        # float32 whatever torch's default is: half precision changes it, in the thread that decodes ahead too
+        wave = torch.zeros(round(seconds * settings.sample_rate), dtype=torch.float32)
         if read.sound is not None:
             wave[: len(read.sound)] = read.sound[: len(wave)]
     fps = len(read.frames) / max(read.duration, 1e-6) if read.frames is not None else 0.0
@@ -281,7 +283,7 @@ def _read_sound(media: MediaFile, found: Contents, settings: MediaSettings, read
     if abs(shift) >= read.duration:
         raise ValueError(f"its sound begins {shift:.2f} s from its pictures, which last {read.duration:.2f} s")
     samples = round(shift * settings.sample_rate)
-    read.sound = torch.cat([torch.zeros(samples), read.sound]) if samples > 0 else read.sound[-samples:]
+    read.sound = torch.cat([read.sound.new_zeros(samples), read.sound]) if samples > 0 else read.sound[-samples:]
 
 
 def _read_folder(folder: Folder, settings: MediaSettings, read: _Read) -> None:

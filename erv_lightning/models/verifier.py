@@ -129,7 +129,7 @@ class EmotionVerifier(nn.Module):
     @property
     def single_label(self) -> bool:
         """Whether the outputs compete."""
-        return bool(self.model.config.problem_type == "single_label_classification")
+        return getattr(self.model.config, "problem_type", None) == "single_label_classification"
 
     def say_task(self, problem_type: str, outputs: Sequence[int]) -> None:
         """Notes in the config what the classifier is trained for, as transformers calls it, and on which outputs."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from erv_lightning.data.encode import write_mp4
 from erv_lightning.data.media import ClipError, MediaSettings, frame_indices, load_clip
+from erv_lightning.data.readers import SyntheticClips
 
 RAMP = [20 * index for index in range(12)]  # grey of each frame of `ramp_clip`
 
@@ -186,3 +187,16 @@ def test_a_clip_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
         write_mp4(path, odd, None, 12, 16000)
     assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
     assert path.read_bytes() == b"old"
+
+
+def test_sound_is_float32_whatever_torchs_default_is(clips: SyntheticClips) -> None:
+    path = clips.samples("val")[0].clip
+    expected = load_clip(path, MediaSettings(num_frames=4, frame_size=(56, 56))).audio
+    torch.set_default_dtype(torch.bfloat16)  # as half precision does while a step is computed
+    try:
+        found = load_clip(path, MediaSettings(num_frames=4, frame_size=(56, 56))).audio
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found is not None
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

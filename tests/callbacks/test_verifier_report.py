@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from torch.testing import assert_close
+
+from erv_lightning.callbacks.verifier_report import VerifierReport
+from erv_lightning.data.datamodule import ClipDataModule
+from erv_lightning.judges import GrammarJudge
+from erv_lightning.labels import DFEW, GOEMOTIONS
+from erv_lightning.models import QwenOmniBackbone
+from erv_lightning.models.verifier import EmotionVerifier
+from erv_lightning.modules import SFTModule, VerifierModule
+from erv_lightning.report.verifier import PAPER_RULE, Scored, _paper_sets, assess, markdown
+from erv_lightning.rl.reward_terms import ExplanationRule
+from erv_lightning.rl.rewards import label_sets
+from erv_lightning.rl.rollout import Sampling
+from erv_lightning.runs import RunFolder
+
+FILES = {
+    *("verifier_report.json", "verifier_report.md"),
+    *("verifier_report_pr.png", "verifier_report_reliability.png"),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path, "verifier", "test")
+
+
+def report_of(
+    run: RunFolder, module: L.LightningModule, data: ClipDataModule, make_trainer: Callable[..., L.Trainer]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    trainer = make_trainer(callbacks=[VerifierReport(run, seconds=0.01)])
+    trainer.test(module, data, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return json.loads((run.path / "verifier_report.json").read_text(encoding="utf-8")), metrics
+
+
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_the_report_agrees_with_the_tests_metrics_and_with_scikit_learn(
+    task: Any,
+    run: RunFolder,
+    make_data: Callable[..., ClipDataModule],
+    make_trainer: Callable[..., L.Trainer],
+    verifier_folder: Path,
+) -> None:
+    data = make_data(unit="sentences", test_split="train")
+    report, metrics = report_of(run, VerifierModule(str(verifier_folder), task=task), data, make_trainer)
+    assert {path.name for path in run.path.iterdir()} == FILES
+    rule = next(iter(report["f1"]))
+    for average in ("macro", "micro"):
+        assert report["f1"][rule][average] == pytest.approx(metrics[f"test/f1_{average}"], abs=1e-6)
+
+    sentences = [one for one in data.sentences("test") if one.labels or task == "multi_label"]
+    assert report["sentences"] == len(sentences)
+    true = np.array([[int(name in one.labels) for name in DFEW.names] for one in sentences])
+    logits = EmotionVerifier.from_pretrained(str(verifier_folder)).eval().logits([one.text for one in sentences])
+    probs = (logits.sigmoid() if task == "multi_label" else logits.softmax(1)).numpy()
+    said = probs > 0.5 if task == "multi_label" else np.eye(7)[probs.argmax(1)]
+    wanted = precision_recall_fscore_support(true, said, zero_division=np.nan)
+    for k, name in enumerate(DFEW.names):
+        of = report["classes"][name]
+        assert of["sentences"] == true[:, k].sum()
+        for key, values in zip(("precision", "recall"), wanted, strict=False):
+            assert (of[key] is None and math.isnan(values[k])) or of[key] == pytest.approx(values[k])
+        assert of["average_precision"] == pytest.approx(average_precision_score(true[:, k], probs[:, k]), abs=1e-6)
+
+
+def test_the_page_and_the_numbers_tell_of_pairs_calibration_and_speed(
+    run: RunFolder,
+    make_data: Callable[..., ClipDataModule],
+    make_trainer: Callable[..., L.Trainer],
+    verifier_folder: Path,
+) -> None:
+    module = VerifierModule(str(verifier_folder))
+    report, _ = report_of(run, module, make_data(unit="sentences"), make_trainer)
+    assert [one["pair"] for one in report["confusion"]] == [["fear", "surprise"], ["angry", "disgust"]]
+    assert set(report["reliability"]) == {"raw", "calibrated"}
+    assert report["reliability"]["calibrated"]["temperature"] == report["calibration"]["temperature"]
+    assert set(report["calibration"]["thresholds"]) == set(DFEW.names)
+    assert [one["batch"] for one in report["speed"]] == [1, 64]
+    assert all(one["sentences_per_s"] > 0 and one["batches"] >= 3 for one in report["speed"])
+    page = (run.path / "verifier_report.md").read_text(encoding="utf-8")
+    assert report["machine"] in page
+    assert all(picture in page for picture in FILES if picture.endswith(".png"))
+    assert module.verifier is not None
+    assert not module.verifier.calibrated
+
+
+def test_without_validation_sentences_it_says_that_nothing_is_calibrated(
+    run: RunFolder,
+    make_data: Callable[..., ClipDataModule],
+    make_trainer: Callable[..., L.Trainer],
+    verifier_folder: Path,
+) -> None:
+    data = make_data(unit="sentences", val_split="rl")
+    report, _ = report_of(run, VerifierModule(str(verifier_folder)), data, make_trainer)
+    assert "calibration" not in report
+    assert set(report["reliability"]) == {"raw"}
+    assert "the 'rl' split has no labelled sentences" in report["notes"][0]
+
+
+def test_a_calibration_is_stored_with_the_export_that_was_tested_and_with_no_other(
+    run: RunFolder, make_data: Callable[..., ClipDataModule], make_trainer: Callable[..., L.Trainer]
+) -> None:
+    data = make_data(unit="sentences")
+    texts = [one.text for one in data.sentences("train")]
+    verifier = EmotionVerifier.tiny(texts, GOEMOTIONS)
+    verifier.save(run.export)
+    before = json.loads((run.export / "config.json").read_text())
+    callback = VerifierReport(run, seconds=0, store=True)
+    make_trainer(callbacks=[callback]).test(VerifierModule(str(run.export)), data, verbose=False)
+    report = json.loads((run.path / "verifier_report.json").read_text(encoding="utf-8"))
+    assert report["speed"] == []
+    after = json.loads((run.export / "config.json").read_text())
+    assert {**after, "erv_calibration": None} == {**before, "erv_calibration": None}
+    again = EmotionVerifier.from_pretrained(str(run.export)).eval()
+    assert again.temperature == report["calibration"]["temperature"]
+    assert_close(again.thresholds(DFEW), torch.tensor(list(report["calibration"]["thresholds"].values())))
+    assert torch.equal(again.probs(texts), again.logits(texts).sigmoid())
+
+    EmotionVerifier.tiny(texts, GOEMOTIONS, seed=1).save(run.export)
+    EmotionVerifier.tiny(texts, GOEMOTIONS, seed=2).save(run.path / "other")
+    make_trainer(callbacks=[callback]).test(VerifierModule(str(run.path / "other")), data, verbose=False)
+    assert not EmotionVerifier.from_pretrained(str(run.export)).calibrated
+
+
+def test_two_processes_write_the_report_of_one(
+    run: RunFolder,
+    make_data: Callable[..., ClipDataModule],
+    make_trainer: Callable[..., L.Trainer],
+    verifier_folder: Path,
+) -> None:
+    reports = []
+    for settings in ({}, {"strategy": "ddp_fork", "devices": 2}):
+        trainer = make_trainer(callbacks=[VerifierReport(run, seconds=0)], **settings)
+        trainer.test(VerifierModule(str(verifier_folder)), make_data(unit="sentences"), verbose=False)
+        reports.append((run.path / "verifier_report.json").read_text(encoding="utf-8"))
+        (run.path / "verifier_report.json").unlink()
+    assert reports[0] == reports[1]
+
+
+def test_a_policy_gets_no_report(
+    run: RunFolder, make_data: Callable[..., ClipDataModule], make_trainer: Callable[..., L.Trainer]
+) -> None:
+    module = SFTModule(lambda: QwenOmniBackbone("tiny"), GrammarJudge(), evaluation=Sampling(3))
+    make_trainer(callbacks=[VerifierReport(run)]).test(module, make_data(), verbose=False)
+    assert not run.path.exists()
+
+
+def test_confusion_by_hand() -> None:
+    # labels a, b: said where the logit is positive
+    logits = np.array([[1.0, -1], [-1, 1], [1, 1], [-1, -1], [1, -1], [1, -1], [1, -1]])
+    targets = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 1], [1, 1], [0, 0]])
+    report = assess(Scored(logits, targets), ["a", "b"], "sigmoid", pairs=[(0, 1)])
+    assert report["confusion"][0]["said"] == {
+        "a": {"first only": 1, "second only": 1, "both": 1, "neither": 0},
+        "b": {"first only": 1, "second only": 0, "both": 0, "neither": 1},
+    }
+    # a: said 5 of which true 3, true 4; b: said 2 of which 0 true, true 3
+    assert report["f1"]["above 0.5"] == pytest.approx({"macro": 0.5 * (6 / 9), "micro": 6 / 14})
+    assert "| a | 1 | 1 | 1 | 0 |" in markdown({**report, "space": "two"}, [])
+
+
+def test_the_papers_rule_is_the_explanation_rewards() -> None:
+    rule = ExplanationRule()
+    assert (rule.threshold, rule.max_labels) == PAPER_RULE
+    probs = (torch.rand(200, 7) ** 3).double().mul(10).round() / 10  # with ties
+    assert _paper_sets(probs.numpy()).tolist() == label_sets(probs, rule.threshold, rule.max_labels).tolist()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.inf])
+def test_an_impossible_time_is_refused(seconds: float, run: RunFolder) -> None:
+    with pytest.raises(ValueError, match="seconds is"):
+        VerifierReport(run, seconds)

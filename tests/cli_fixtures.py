@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from erv_lightning.__main__ import main
 
@@ -51,6 +52,16 @@ trainer:
   enable_model_summary: false
 """,
 }
+
+ENDLESS = """\
+max_new_tokens: 12
+trainer:
+  accelerator: cpu
+  max_epochs: -1
+  max_steps: 100000
+  check_val_every_n_epoch: 100000
+  enable_progress_bar: false
+"""
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def losses(run: Path) -> list[str]:
     """The training losses in a run's metrics.csv, as written."""
     return [row["train/loss"] for row in read_csv(run / "metrics.csv") if row["train/loss"]]
+
+
+def saved_step(run: Path) -> int:
+    """The step that a run's newest checkpoint is of."""
+    return int(torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)["global_step"])
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> tuple[str, str]:
+    """An overlay in a folder of the group `trainer`: steps without end or validation."""
+    path = tmp_path / "trainer" / "endless.yaml"
+    path.parent.mkdir()
+    path.write_text(ENDLESS)
+    return "-c", str(path)
 
 
 @pytest.fixture(scope="session")

@@ -4,35 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import torch
-from cli_fixtures import FEW, Checkout, losses, read_csv
+from cli_fixtures import FEW, Checkout, losses, read_csv, saved_step
 
 pytest_plugins = ("cli_fixtures",)
 
 INTERRUPTED = 130
-LONG = """\
-max_new_tokens: 12
-trainer:
-  accelerator: cpu
-  max_epochs: -1
-  max_steps: 100000
-  check_val_every_n_epoch: 100000
-  enable_progress_bar: false
-"""
-
-
-@pytest.fixture
-def endless(tmp_path: Path) -> tuple[str, str]:
-    """An overlay in a folder of the group `trainer`: steps without end or validation."""
-    (tmp_path / "trainer").mkdir()
-    (tmp_path / "trainer" / "endless.yaml").write_text(LONG)
-    return "-c", str(tmp_path / "trainer" / "endless.yaml")
-
-
-def global_step(run: Path) -> int:
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    return int(checkpoint["global_step"])
 
 
 def test_an_interrupted_run_saves_and_goes_on_from_there(
@@ -48,7 +24,7 @@ def test_an_interrupted_run_saves_and_goes_on_from_there(
     assert outcome.status == INTERRUPTED, outcome.err
     assert "Traceback" not in outcome.err
     assert "--ckpt_path" in outcome.err  # how to go on
-    stopped, before = global_step(run), losses(run)
+    stopped, before = saved_step(run), losses(run)
     assert stopped == len(before) >= 3
     assert not (run / "export").exists()
 
@@ -58,7 +34,7 @@ def test_an_interrupted_run_saves_and_goes_on_from_there(
     rows = [row for row in read_csv(run / "metrics.csv") if row["train/loss"]]
     assert [int(row["step"]) for row in rows] == list(range(stopped + 2))
     assert [row["train/loss"] for row in rows[:stopped]] == before
-    assert global_step(run) == stopped + 2
+    assert saved_step(run) == stopped + 2
     assert (run / "export" / "config.json").is_file()
     assert not run.with_name("default.1").exists()
 
@@ -75,5 +51,5 @@ def test_an_interrupt_while_an_earlier_stage_trains_saves_that_stage_and_ends_al
 
     assert outcome.status == INTERRUPTED, outcome.err
     assert "Traceback" not in outcome.err
-    assert global_step(run) == len(losses(run)) >= 2
+    assert saved_step(run) == len(losses(run)) >= 2
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["sft"]  # no later stage has begun

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_fixtures import FEW, Checkout, losses
+from cli_fixtures import FEW, Checkout, losses, saved_step
 
 from erv_lightning.checkpoint_io import AtomicCheckpointIO
 
@@ -17,36 +17,20 @@ pytest_plugins = ("cli_fixtures",)
 
 TERMINATED = 128 + signal.SIGTERM
 TWO = ("-c", "configs/trainer/ddp_cpu.yaml")
-ENDLESS = """\
-max_new_tokens: 12
-trainer:
-  accelerator: cpu
-  max_epochs: -1
-  max_steps: 100000
-  check_val_every_n_epoch: 100000
-  enable_progress_bar: false
-"""
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> tuple[str, ...]:
-    """SFT steps without end or validation, in a folder of this test's own."""
-    path = tmp_path / "trainer" / "endless.yaml"
-    path.parent.mkdir()
-    path.write_text(ENDLESS)
-    return ("fit", "-c", "configs/sft.yaml", *FEW, "-c", str(path), "--runs", str(tmp_path / "runs"))
-
-
-def saved_step(run: Path) -> int:
-    return int(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+def sft(endless: tuple[str, str], tmp_path: Path) -> tuple[str, ...]:
+    """SFT without end, in a folder of this test's own."""
+    return ("fit", "-c", "configs/sft.yaml", *FEW, *endless, "--runs", str(tmp_path / "runs"))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_ends_a_run_between_two_steps_with_a_checkpoint(
-    checkout: Checkout, endless: tuple[str, ...], tmp_path: Path, processes: int
+    checkout: Checkout, sft: tuple[str, ...], tmp_path: Path, processes: int
 ) -> None:
     run = tmp_path / "runs" / "sft" / "default"
-    with checkout.start(*endless, *(TWO if processes > 1 else ())) as process:
+    with checkout.start(*sft, *(TWO if processes > 1 else ())) as process:
         process.wait_for_steps(run / "metrics.csv", 3)
         os.kill(process.popen.pid, signal.SIGTERM)  # one process hears it, as from a scheduler or a sweep
         outcome = process.wait(60)
@@ -59,25 +43,25 @@ def test_sigterm_ends_a_run_between_two_steps_with_a_checkpoint(
 
 
 def test_a_time_limit_ends_a_run_with_a_checkpoint_to_go_on_from(
-    checkout: Checkout, endless: tuple[str, ...], tmp_path: Path
+    checkout: Checkout, sft: tuple[str, ...], tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "sft" / "default"
-    outcome = checkout.run_apart(*endless, "--trainer.max_time", "00:00:00:03")
+    outcome = checkout.run_apart(*sft, "--trainer.max_time", "00:00:00:03")
     assert outcome.status == 0, outcome.err
     steps, before = saved_step(run), losses(run)
     assert steps == len(before) > 0
 
     # the time that has passed is in the checkpoint too: a new limit is needed
-    again = (*endless, "--ckpt_path", "last", "--trainer.max_steps", str(steps + 2))
+    again = (*sft, "--ckpt_path", "last", "--trainer.max_steps", str(steps + 2))
     outcome = checkout.run_apart(*again)
     assert outcome.status == 0, outcome.err
     assert losses(run)[:steps] == before
     assert len(losses(run)) == saved_step(run) == steps + 2
 
 
-def test_checkpoints_are_two_and_no_more(checkout: Checkout, endless: tuple[str, ...], tmp_path: Path) -> None:
+def test_checkpoints_are_two_and_no_more(checkout: Checkout, sft: tuple[str, ...], tmp_path: Path) -> None:
     more = ("--trainer.max_steps", "6", "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1")
-    outcome = checkout.run_apart(*endless, *more)
+    outcome = checkout.run_apart(*sft, *more)
     assert outcome.status == 0, outcome.err
     files = sorted(path.name for path in (tmp_path / "runs" / "sft" / "default" / "checkpoints").iterdir())
     assert files == ["best.ckpt", "last.ckpt"]
@@ -137,19 +121,19 @@ def test_another_error_of_writing_is_no_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_foreign_checkpoint_is_one_clear_line(
-    checkout: Checkout, endless: tuple[str, ...], tmp_path: Path
+    checkout: Checkout, sft: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / "sft" / "default" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"state_dict": {"weight": torch.zeros(10_000)}}, tmp_path / "whole.ckpt")
     (folder / "last.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:20_000])
-    assert "last.ckpt" in checkout.run(*endless, "--ckpt_path", "last").error
+    assert "last.ckpt" in checkout.run(*sft, "--ckpt_path", "last").error
     (folder / "last.ckpt").write_text("no checkpoint at all")
-    assert "is no checkpoint" in checkout.run(*endless, "--ckpt_path", "last").error
+    assert "is no checkpoint" in checkout.run(*sft, "--ckpt_path", "last").error
     torch.save({"something": 1}, folder / "last.ckpt")
-    assert "is no checkpoint of a run" in checkout.run(*endless, "--ckpt_path", "last").error
+    assert "is no checkpoint of a run" in checkout.run(*sft, "--ckpt_path", "last").error
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, folder / "last.ckpt")
-    assert "holds weights alone" in checkout.run(*endless, "--ckpt_path", "last").error
+    assert "holds weights alone" in checkout.run(*sft, "--ckpt_path", "last").error
 
 
 # -- SLURM -----------------------------------------------------------------------------------------------------------
@@ -168,7 +152,7 @@ SLURM = {
 
 
 def test_slurms_warning_saves_requeues_and_the_same_command_goes_on(
-    checkout: Checkout, endless: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Checkout, sft: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
@@ -178,7 +162,7 @@ def test_slurms_warning_saves_requeues_and_the_same_command_goes_on(
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     run = tmp_path / "runs" / "sft" / "default"
-    words = (*endless, "-c", "configs/trainer/slurm.yaml")
+    words = (*sft, "-c", "configs/trainer/slurm.yaml")
     with checkout.start(*words) as process:
         process.wait_for_steps(run / "metrics.csv", 3)
         os.kill(process.popen.pid, signal.SIGUSR1)

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from erv_lightning.analysis import DRAWS, Arm, Estimate, agreement_of, bootstrap, how_drawn
 from erv_lightning.labels import get_label_space
 from erv_lightning.stats.agreement import Agreement
-from erv_lightning.tallies import METRICS, OF_ANSWERS, Ids, ids
+from erv_lightning.tallies import OF_ANSWERS, OF_EXPLANATIONS, Ids, ids
 
 Estimates = dict[str, Estimate]
-JUDGED = tuple(key for key in METRICS if key not in OF_ANSWERS)
 CELLS = ((True, True), (True, False), (False, True), (False, False))
 """Answer right × explanation right, in the order of the tables."""
 
@@ -180,7 +179,7 @@ class _Rule:
 
     def group(self, name: str, frame: pd.DataFrame, answers: Sequence[str] = OF_ANSWERS) -> Group:
         """The metrics of some rows; of those that need no judge, the ones that are named."""
-        judged = {judge: self._estimates(frame, judge, JUDGED) for judge in self.judges}
+        judged = {judge: self._estimates(frame, judge, OF_EXPLANATIONS) for judge in self.judges}
         return Group(name, len(frame), self._estimates(frame, None, answers), judged)
 
     def classes(self, frame: pd.DataFrame) -> tuple[ClassGroup, ...]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, register_fsdp_forward_method
@@ -82,6 +82,11 @@ def shard(
     fully_shard(root, reshard_after_forward=False, **options)
     for name in methods:
         register_fsdp_forward_method(root, name)
+
+
+def offloads(strategy: Strategy) -> bool:
+    """Whether a strategy keeps the shards in the host's memory."""
+    return isinstance(strategy, FSDP2Strategy) and strategy.cpu_offload
 
 
 def sharded_units(module: nn.Module) -> list[FSDPModule]:

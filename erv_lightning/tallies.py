@@ -34,6 +34,9 @@ METRICS = {
 OF_ANSWERS = ("war", "uar", "f1", "unparsable")
 """What needs no judge."""
 
+OF_EXPLANATIONS = tuple(key for key in METRICS if key not in OF_ANSWERS)
+"""What a judge is needed for."""
+
 DEFINITIONS = (
     "With label y, answer ŷ and the emotion ê of the explanation: WAR = P(ŷ=y), UAR = mean recall per class, F1 = mean "
     "F1 per class, EEA = P(ê=y), EPC = P(ê=ŷ), FCR = P(ê=ŷ=y), FCR|ŷ=y = P(ê=y given ŷ=y). No valid answer counts as "

@@ -17,7 +17,7 @@ from erv_lightning.judges import Judge, judge_each
 from erv_lightning.metrics import DatasetMetrics
 from erv_lightning.models.backbone import Backbone
 from erv_lightning.modules.optimisation import Schedule, adamw
-from erv_lightning.parallel import FSDP2Strategy, gathered, shard
+from erv_lightning.parallel import gathered, offloads, shard
 from erv_lightning.predictions import prediction
 from erv_lightning.rl.rollout import Sampling, rollout
 
@@ -79,8 +79,8 @@ class PolicyModule(L.LightningModule):
             # Adapter checkpoints leave out the frozen weights, which come from the pretrained folder.
             self.strict_loading = not self.policy.has_lora
             if self.device_mesh is not None:
-                offload = isinstance(self.trainer.strategy, FSDP2Strategy) and self.trainer.strategy.cpu_offload
-                shard(self.policy, self.policy.units(), self.policy.ways_in, self.device_mesh["data_parallel"], offload)
+                mesh, offload = self.device_mesh["data_parallel"], offloads(self.trainer.strategy)
+                shard(self.policy, self.policy.units(), self.policy.ways_in, mesh, offload)
             if self.prefix_sharing and not self.policy.shares_prefixes:
                 raise ValueError(
                     f"{type(self.policy).__name__} takes no attention plan, so its prompts cannot be shared: set "

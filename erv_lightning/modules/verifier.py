@@ -21,7 +21,7 @@ from erv_lightning.data.datamodule import Sentence, SentenceBatch
 from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
-from erv_lightning.parallel import FSDP2Strategy, blocks, shard
+from erv_lightning.parallel import blocks, offloads, shard
 
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
@@ -189,8 +189,8 @@ class VerifierModule(L.LightningModule):
                 self.verifier = EmotionVerifier.from_pretrained(self.pretrained)
             self.verifier.train()  # from_pretrained gives it in evaluation mode
             if self.device_mesh is not None:
-                offload = isinstance(self.trainer.strategy, FSDP2Strategy) and self.trainer.strategy.cpu_offload
-                shard(self.verifier, blocks(self.verifier.model), (), self.device_mesh["data_parallel"], offload)
+                mesh, offload = self.device_mesh["data_parallel"], offloads(self.trainer.strategy)
+                shard(self.verifier, blocks(self.verifier.model), (), mesh, offload)
         self.outputs = self.verifier.output_index(self.space)
         self.verifier.say_task(PROBLEM_TYPES[self.task], self.outputs)
         if self.class_weights == "balanced" and stage == "fit":

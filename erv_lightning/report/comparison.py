@@ -13,10 +13,9 @@ from erv_lightning.analysis import METRICS, SWAPS, Arm, Difference, Estimate
 from erv_lightning.report import agreement
 from erv_lightning.report.cells import grid, inline, number, plain, table, terminal
 from erv_lightning.stats.agreement import Agreement
-from erv_lightning.tallies import DEFINITIONS, OF_ANSWERS
+from erv_lightning.tallies import DEFINITIONS, OF_EXPLANATIONS
 
 Estimates = dict[str, Estimate]
-JUDGED = tuple(key for key in METRICS if key not in OF_ANSWERS)
 STAR = "*"  # significant
 
 
@@ -92,7 +91,7 @@ def disputed(comparison: Comparison) -> list[str]:
     """A line for every difference that is significant under some judges and not under others, or turns its sign."""
     lines = []
     for place, (arm, baseline, _) in enumerate(comparison.main.differences):
-        for key in JUDGED:
+        for key in OF_EXPLANATIONS:
             under = [(reading.judge, reading.differences[place][2][key]) for reading in comparison.readings]
             claims = {(one.significant, one.significant and one.estimate.value > 0) for _, one in under}
             if len(claims) > 1:
@@ -105,7 +104,7 @@ def tables(comparison: Comparison) -> list[Table]:
     """The terminal's tables; 80 columns hold them for arm names of usual length."""
     made = []
     for place, reading in enumerate(comparison.readings):
-        keys = JUDGED if place else tuple(METRICS)
+        keys = OF_EXPLANATIONS if place else tuple(METRICS)
         under = f" under the judge {reading.judge}" if len(comparison.readings) > 1 else ""
         made.append(_metrics(comparison.arms, reading, keys, f"Metrics{under}"))
         if reading.differences:
@@ -143,7 +142,7 @@ def markdown(comparison: Comparison, figure: str) -> str:
     """The comparison as a Markdown page that shows the image file `figure`."""
     parts = ["# Comparison", facts(comparison), DEFINITIONS.replace("|", "\\|")]
     for place, reading in enumerate(comparison.readings):
-        keys = JUDGED if place else tuple(METRICS)
+        keys = OF_EXPLANATIONS if place else tuple(METRICS)
         if place:
             parts.append(f"## Under the judge {reading.judge}")
         parts.append(_markdown_metrics(comparison.arms, reading, keys))

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from erv_lightning.analysis import Estimate
-from erv_lightning.evaluation import CELLS, JUDGED, ClassGroup, Confusion, Evaluation, Group
+from erv_lightning.evaluation import CELLS, ClassGroup, Confusion, Evaluation, Group
 from erv_lightning.report import agreement
 from erv_lightning.report.cells import grid, inline, number, plain, table, terminal
-from erv_lightning.tallies import DEFINITIONS, METRICS
+from erv_lightning.tallies import DEFINITIONS, METRICS, OF_EXPLANATIONS
 
 OF_CLASS = {
     "war": "recall",
@@ -87,7 +87,7 @@ def _metric_rows(evaluation: Evaluation, form: Callable[[Estimate], str]) -> lis
     for place, judge in enumerate(evaluation.judges or (None,)):
         name = f"all, {judge}" if len(evaluation.judges) > 1 else "all"
         estimates = evaluation.overall.under(judge)
-        shown = [key for key in METRICS if key in estimates and (not place or key in JUDGED)]
+        shown = [key for key in METRICS if key in estimates and (not place or key in OF_EXPLANATIONS)]
         rows.append((name, [form(estimates[key]) if key in shown else "" for key in METRICS]))
     for group in evaluation.datasets if len(evaluation.datasets) > 1 else ():
         estimates = group.under(evaluation.judge)
@@ -132,7 +132,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "classes": {group.name: _class_json(group, judge) for group in evaluation.classes},
         "datasets": {group.name: {"clips": group.clips, **_flat(group, judge)} for group in evaluation.datasets},
         "judges": {
-            name: {**_flat(evaluation.overall, name, JUDGED), "cells": _cells_json(evaluation, name)}
+            name: {**_flat(evaluation.overall, name, OF_EXPLANATIONS), "cells": _cells_json(evaluation, name)}
             for name in evaluation.judges
         },
         "agreement": agreement.to_json(evaluation.agreement),
@@ -154,7 +154,7 @@ def _flat(group: Group, judge: str | None, keys: Sequence[str] = (*METRICS, "unp
 
 
 def _class_json(group: ClassGroup, judge: str | None) -> dict[str, Any]:
-    keys = ("war", *JUDGED, "unparsable")
+    keys = ("war", *OF_EXPLANATIONS, "unparsable")
     found = _flat(group, judge, keys)
     found["recall"], found["intervals"]["recall"] = found.pop("war"), found["intervals"].pop("war")
     return {"clips": group.clips, "precision": plain(group.precision), "f1": group.f1, **found}

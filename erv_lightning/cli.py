@@ -277,7 +277,7 @@ class ErvCLI(LightningCLI):
         if self.subcommand != "fit" or trainer.get("fast_dev_run"):
             callbacks = [PredictionWriter(self.run)]
         if self.subcommand == "test" and self.stage == "verifier" and not trainer.get("fast_dev_run"):
-            callbacks.append(VerifierReport(self.run, store=True))
+            callbacks.append(VerifierReport(self.run))
         if self.subcommand != "fit" and not trainer.get("fast_dev_run"):
             callbacks.append(BadClipLog(self.run.path / "bad_clips.jsonl"))
         own = trainer.get("callbacks") or []

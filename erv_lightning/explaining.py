@@ -66,8 +66,10 @@ def explain(
     """
     rule = rule or ExplanationRule()
     sentences = split_sentences(text)
-    probs_SK = verifier.probs(sentences)[:, verifier.output_index(space)]
-    sets_SK = label_sets(probs_SK, rule.threshold, rule.max_labels) if sentences else probs_SK.bool()
+    outputs = verifier.output_index(space)
+    probs_SK = verifier.probs(sentences, calibrated=rule.calibrated)[:, outputs]
+    threshold = verifier.thresholds(space) if rule.calibrated else rule.threshold
+    sets_SK = label_sets(probs_SK, threshold, rule.max_labels) if sentences else probs_SK.bool()
     read = []
     for sentence, probs_K, in_set_K in zip(sentences, probs_SK.tolist(), sets_SK.tolist(), strict=True):
         ranked = _ranked(space, probs_K)

@@ -105,6 +105,7 @@ def whole(module: Stage, weights: Mapping[str, Tensor], path: Path) -> Callable[
     model = AutoModelForSequenceClassification.from_config(module.verifier.model.config)
     verifier = EmotionVerifier(model, module.verifier.tokenizer)
     load_weights(verifier, _below("verifier", weights), path)
+    module.calibrate(verifier)
     return verifier.save
 
 

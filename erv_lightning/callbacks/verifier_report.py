@@ -24,16 +24,15 @@ from erv_lightning.report.verifier import (
     CONFUSABLE,
     Scored,
     assess,
-    fit_calibration,
     markdown,
     pr_figure,
     reliability_figure,
 )
 from erv_lightning.runs import RunFolder
-from erv_lightning.stats.calibration import Link
+from erv_lightning.stats.calibration import fit_calibration
 
 if TYPE_CHECKING:
-    from erv_lightning.data.datamodule import ClipDataModule, Sentence
+    from erv_lightning.data.datamodule import ClipDataModule
 
 NAME = "verifier_report"
 BATCHES = (1, 64)  # of the speed test
@@ -49,17 +48,15 @@ class VerifierReport(L.Callback):
     Args:
         run: whose folder it is written to.
         seconds: how long each batch size of the speed test may take; 0: no speed test.
-        store: note temperature and thresholds in the config of the run's export, if that is what was tested. They
-            apply where calibrated probabilities are asked for, see `EmotionVerifier.calibrate`.
 
     Raises:
         ValueError: seconds out of range.
     """
 
-    def __init__(self, run: RunFolder, seconds: float = 2.0, store: bool = False) -> None:
+    def __init__(self, run: RunFolder, seconds: float = 2.0) -> None:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"VerifierReport: seconds is {seconds}: it must be at least 0")
-        self.run, self.seconds, self.store = run, seconds, store
+        self.run, self.seconds = run, seconds
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The report of a verifier; nothing for other modules."""
@@ -67,7 +64,7 @@ class VerifierReport(L.Callback):
             return
         data = cast("ClipDataModule", trainer.datamodule)  # type: ignore[attr-defined]
         with trainer.precision_plugin.forward_context():
-            test = _scored(module, data.sentences("test"))
+            test = Scored(*module.scored(data.sentences("test")))
             val = self._validation(module, data)
         if not trainer.is_global_zero:
             return
@@ -79,8 +76,6 @@ class VerifierReport(L.Callback):
             report["notes"].append("No speed: the classifier is sharded over processes.")
         else:
             report["speed"] = speed(module.verifier, texts, self.seconds) if self.seconds else []
-            if self.store and "calibration" in report:
-                report["notes"].append(self._store(module, report["calibration"]))
         rank_zero_info(f"verifier report: {self._write(report)}")
 
     def _validation(self, module: VerifierModule, data: ClipDataModule) -> Scored | str:
@@ -89,15 +84,18 @@ class VerifierReport(L.Callback):
             sentences = data.sentences("val")
         except ValueError as error:
             return str(error)
-        return _scored(module, sentences)
+        return Scored(*module.scored(sentences))
 
     def _report(self, module: VerifierModule, test: Scored, val: Scored | str) -> dict[str, Any]:
-        link: Link = "softmax" if module.task == "single_label" else "sigmoid"
-        labels, notes, calibration = module.space.names, [], None
+        link, labels, notes, calibration = module.link, module.space.names, [], None
         try:
             if isinstance(val, str):
                 raise ValueError(val)
-            calibration = fit_calibration(val, labels, link)
+            temperature, thresholds = fit_calibration(val.logits, val.targets, link)
+            calibration = {
+                "temperature": temperature,
+                "thresholds": dict(zip(labels, thresholds.tolist(), strict=True)),
+            }
         except ValueError as error:
             notes.append(f"Not calibrated: {error}.")
         pairs = [(module.space.id(a), module.space.id(b)) for a, b in CONFUSABLE]
@@ -106,23 +104,6 @@ class VerifierReport(L.Callback):
         if isinstance(val, Scored):
             report["validation_sentences"] = len(val.targets)
         return {**report, "notes": notes}
-
-    def _store(self, module: VerifierModule, calibration: dict[str, Any]) -> str:
-        """Rewrites the export's config alone; says what happened."""
-        assert module.verifier is not None
-        config = self.run.export / "config.json"
-        if not config.is_file():
-            return f"Calibration not stored: {self.run.export} is not there."
-        exported = EmotionVerifier.from_pretrained(str(self.run.export))
-        if not _same_weights(exported, module.verifier):
-            return f"Calibration not stored: {self.run.export} holds other weights than those tested."
-        names = dict(zip(module.space.names, module.outputs, strict=True))
-        thresholds = {exported.labels[names[label]]: at for label, at in calibration["thresholds"].items()}
-        exported.calibrate(calibration["temperature"], thresholds)
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        settings["erv_calibration"] = exported.model.config.erv_calibration
-        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return f"Calibration stored in {config}."
 
     def _write(self, report: dict[str, Any]) -> Path:
         folder = self.run.path
@@ -135,19 +116,6 @@ class VerifierReport(L.Callback):
         text = json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False)
         page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         return page
-
-
-def _scored(module: VerifierModule, sentences: Sequence[Sentence]) -> Scored:
-    assert module.verifier is not None
-    logits = module.verifier.logits([sentence.text for sentence in sentences])[:, module.outputs]
-    ids = [[module.space.id(label) for label in sentence.labels] for sentence in sentences]
-    targets = np.array([[float(k in row) for k in range(len(module.outputs))] for row in ids])
-    return Scored(logits.double().numpy(), targets)
-
-
-def _same_weights(one: EmotionVerifier, other: EmotionVerifier) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name].float(), b[name].float().cpu()) for name in a)
 
 
 @torch.no_grad()

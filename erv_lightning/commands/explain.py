@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     from erv_lightning.rl.reward_terms import ExplanationRule
 
     verifier = EmotionVerifier.from_pretrained(place).requires_grad_(False).eval()
-    rule = ExplanationRule(args.threshold, args.max_labels)
+    rule = ExplanationRule(args.threshold, args.max_labels, args.calibrated)
     console = Console(highlight=False)
     for name, text in texts:
         verdict = explain(text, verifier, space, label=args.label, rule=rule)
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", metavar="NAME", help="the true emotion: also shows what each explanation reward pays")
     add("--threshold", type=float, default=0.1, help="least probability of a label (default: %(default)s, the paper's)")
     add("--max-labels", type=int, default=2, metavar="N", help="of one sentence (default: %(default)s, the paper's)")
+    add("--calibrated", action="store_true", help="probabilities and thresholds as fitted on validation sentences")
     add("--json", action="store_true", help="one JSON object an explanation, for scripts")
     return parser
 

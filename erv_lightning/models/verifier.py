@@ -183,7 +183,10 @@ class EmotionVerifier(nn.Module):
 
     def _calibration(self) -> dict[str, Any]:
         if not self.calibrated:
-            raise ValueError("the verifier's config has no erv_calibration: fit one on validation sentences first")
+            raise ValueError(
+                "the verifier's config has no erv_calibration, which `fit -c configs/verifier.yaml` leaves where there "
+                "are validation sentences: train it again, or do without calibrated thresholds"
+            )
         return _checked(self.model.config.erv_calibration, self.labels)
 
     def save(self, folder: Path) -> None:

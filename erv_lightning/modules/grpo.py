@@ -164,6 +164,7 @@ class GRPOModule(PolicyModule):
                     "than they are. Choose another model.init_args.judge"
                 )
             for space in self.data.label_spaces().values():
+                self.rule.thresholds(verifier, space)  # raises if it lacks what the rule asks for
                 verifier.output_index(space)  # raises if it knows other labels than the data
             self._frozen["verifier"] = verifier
         self._emotion_words = telemetry.emotion_words(*self.data.label_spaces().values())

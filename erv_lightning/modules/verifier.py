@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -22,6 +23,8 @@ from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
 from erv_lightning.parallel import blocks, offloads, shard
+from erv_lightning.stats.calibration import Link, fit_calibration
+from erv_lightning.stats.resampling import Floats
 
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
@@ -247,7 +250,38 @@ class VerifierModule(L.LightningModule):
         """AdamW over all weights."""
         return adamw(self, self.parameters(), **self.optimisation)  # type: ignore[arg-type]
 
+    @property
+    def link(self) -> Link:
+        """How the task makes probabilities of logits."""
+        return "softmax" if self.task == "single_label" else "sigmoid"
+
+    def scored(self, sentences: Sequence[Sentence], verifier: EmotionVerifier | None = None) -> tuple[Floats, Floats]:
+        """Logits and targets of sentences, (sentences, K) each, by this classifier or another one of its outputs."""
+        verifier = verifier or self.verifier
+        assert verifier is not None
+        logits = verifier.logits([sentence.text for sentence in sentences])[:, self.outputs]
+        return logits.double().numpy(), self._targets(sentences).double().numpy()
+
+    def calibrate(self, verifier: EmotionVerifier) -> None:
+        """Notes in a classifier's config what suits the validation sentences; without any, nothing.
+
+        It applies where calibrated probabilities are asked for, see `EmotionVerifier.calibrate`.
+        """
+        data = cast("ClipDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
+        training = verifier.training
+        try:
+            logits, targets = self.scored(data.sentences("val"), verifier.eval())
+            temperature, thresholds = fit_calibration(logits, targets, self.link)
+        except ValueError as error:
+            rank_zero_info(f"the verifier is not calibrated: {error}")
+            return
+        finally:
+            verifier.train(training)
+        names = [verifier.labels[output] for output in self.outputs]
+        verifier.calibrate(temperature, dict(zip(names, thresholds.tolist(), strict=True)))
+
     def export(self, folder: Path) -> None:
-        """Writes the classifier in Hugging Face's layout."""
+        """Writes the classifier in Hugging Face's layout, calibrated on the validation sentences."""
         assert self.verifier is not None
+        self.calibrate(self.verifier)
         self.verifier.save(folder)

@@ -20,8 +20,6 @@ from erv_lightning.report.figures import PALETTE
 from erv_lightning.stats.calibration import (
     Link,
     average_precision,
-    best_thresholds,
-    fit_temperature,
     negative_log_likelihood,
     precision_recall,
     predictions,
@@ -52,17 +50,6 @@ class Scored:
     targets: Floats
 
 
-def fit_calibration(val: Scored, labels: Sequence[str], link: Link) -> dict[str, Any]:
-    """Temperature, and by label the threshold of calibrated probabilities.
-
-    Raises:
-        ValueError: nothing to fit on.
-    """
-    temperature = fit_temperature(val.logits, val.targets, link)
-    thresholds = best_thresholds(probabilities(val.logits, link, temperature), val.targets)
-    return {"temperature": temperature, "thresholds": dict(zip(labels, thresholds.tolist(), strict=True))}
-
-
 def assess(
     test: Scored,
     labels: Sequence[str],
@@ -80,7 +67,7 @@ def assess(
         labels: K names.
         link: how logits become probabilities.
         pairs: ids of labels whose confusion is counted.
-        calibration: see `fit_calibration`.
+        calibration: ``temperature``, and ``thresholds`` by label, see `stats.calibration.fit_calibration`.
 
     Returns:
         JSON types, NaN where a number is undefined.

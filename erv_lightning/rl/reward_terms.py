@@ -38,10 +38,26 @@ class ExplanationRule:
     Attributes:
         threshold: the labels above this probability.
         max_labels: but no more than these many.
+        calibrated: probabilities at the verifier's own temperature, and for each label the threshold that was fitted
+            with it on validation sentences, see `EmotionVerifier.calibrate`. `threshold` then is that of outputs
+            without one: those of a GoEmotions classifier that stand for no label.
     """
 
     threshold: float = 0.1
     max_labels: int = 2
+    calibrated: bool = False
+
+    def thresholds(self, verifier: EmotionVerifier, space: LabelSpace) -> float | Tensor:
+        """One for all outputs of a verifier, or one for each, (outputs,).
+
+        Raises:
+            ValueError: calibrated ones of a verifier that has none for this label space.
+        """
+        if not self.calibrated:
+            return self.threshold
+        thresholds = torch.full((len(verifier.labels),), self.threshold)
+        thresholds[verifier.output_index(space)] = verifier.thresholds(space)
+        return thresholds
 
 
 @dataclass
@@ -129,7 +145,7 @@ class Completions:
         """
         verifier = _verifier_of(self)
         new = [text for text in dict.fromkeys(texts) if text not in self._scored]
-        self._scored.update(zip(new, verifier.probs(new), strict=True))
+        self._scored.update(zip(new, verifier.probs(new, calibrated=self.rule.calibrated), strict=True))
         return torch.stack([self._scored[text] for text in texts]) if texts else torch.zeros(0, len(verifier.labels))
 
     def sentence_probs(self) -> list[Tensor]:
@@ -179,7 +195,7 @@ def _explanation(completions: Completions, variant: str) -> Tensor:
             [probs[row] for row in rows],
             [outputs[completions.label_ids[row]] for row in rows],
             outputs[space.neutral],
-            threshold=rule.threshold,
+            threshold=rule.thresholds(verifier, space),
             max_labels=rule.max_labels,
             variant=variant,
             answers=[outputs[answer] if answer >= 0 else -1 for answer in answers],

@@ -51,14 +51,14 @@ def explanation_reward(
     target: Sequence[int],
     neutral: int,
     *,
-    threshold: float = 0.1,
+    threshold: float | Tensor = 0.1,
     max_labels: int = 2,
     variant: str = "paper",
     answers: Sequence[int] | None = None,
 ) -> Tensor:
     r"""R_E: how much of each explanation conveys the true emotion, sentence by sentence (method: stage 3).
 
-    A sentence with probabilities p has the label set L = {k : p_k > threshold}; an empty one becomes
+    A sentence with probabilities p has the label set L = {k : p_k > threshold_k}; an empty one becomes
     {argmax}, a larger one keeps its ``max_labels`` likeliest. Among equal probabilities the lower id goes
     first. With n_match = #{j : y ∈ L_j} and n_nonneutral = #{j : L_j ≠ {neutral}} over a response's n
     sentences,
@@ -81,7 +81,7 @@ def explanation_reward(
             reward. For ``paragraph`` one row, or none where there is no explanation.
         target: the true emotion of each response, an index of the verifier's labels.
         neutral: the neutral index of the verifier's labels.
-        threshold: least probability, exclusive, of a label that a sentence conveys.
+        threshold: least probability, exclusive, of a label that a sentence conveys; one for all, or (labels,).
         max_labels: most labels of one sentence, at least 1.
         variant: one of `VARIANTS`.
         answers: the emotion that each response answers, an index of the verifier's labels, −1 for none;
@@ -98,6 +98,8 @@ def explanation_reward(
     if not probs:
         return torch.zeros(0)
     p_SK = torch.cat([p.float() for p in probs])
+    if isinstance(threshold, Tensor) and threshold.shape != p_SK.shape[1:]:
+        raise ValueError(f"explanation_reward: {tuple(threshold.shape)} thresholds for {p_SK.shape[1]} labels")
     if not bool(((p_SK >= 0) & (p_SK <= 1)).all()):  # nan fails both
         raise ValueError("probs holds values outside [0, 1] or nan: apply the sigmoid to the verifier's logits first")
 
@@ -178,20 +180,24 @@ def _aims(target: Sequence[int], answers: Sequence[int] | None, variant: str) ->
     return answer_N.clamp(min=0), (answer_N >= 0).float()
 
 
-def label_sets(p_SK: Tensor, threshold: float, max_labels: int) -> Tensor:
+def label_sets(p_SK: Tensor, threshold: float | Tensor, max_labels: int) -> Tensor:
     """Which labels each sentence conveys, see `explanation_reward`.
 
     Args:
         p_SK: (sentences, labels), probabilities.
-        threshold: least probability, exclusive.
+        threshold: least probability, exclusive; one for all labels, or (labels,).
         max_labels: most labels of one sentence, at least 1.
 
     Returns:
         (sentences, labels), bool, between one and `max_labels` a row.
     """
+    above_SK = p_SK > (threshold.to(p_SK) if isinstance(threshold, Tensor) else threshold)
     # stable, so that ties go to the lower id on every device
-    sorted_SK, order_SK = p_SK.sort(dim=1, descending=True, stable=True)
-    keep_SK = sorted_SK > threshold
+    order_SK = p_SK.argsort(dim=1, descending=True, stable=True)
+    if isinstance(threshold, Tensor):  # a likely label may be below its own threshold, and goes last
+        last_SK = (~above_SK.gather(1, order_SK)).int()
+        order_SK = order_SK.gather(1, last_SK.argsort(dim=1, stable=True))
+    keep_SK = above_SK.gather(1, order_SK)
     keep_SK[:, max_labels:] = False
     keep_SK[:, 0] = True
     return torch.zeros_like(keep_SK).scatter(1, order_SK, keep_SK)

@@ -106,6 +106,21 @@ def fit_temperature(logits: Floats, targets: Floats, link: Link) -> float:
     return float(np.clip(np.exp(-(low + high) / 2), COLDEST, HOTTEST))
 
 
+def fit_calibration(logits: Floats, targets: Floats, link: Link) -> tuple[float, Floats]:
+    """Temperature, and by label the threshold of the probabilities at that temperature, (K,).
+
+    Args:
+        logits: (N, K), of validation sentences.
+        targets: (N, K), 0 or 1.
+        link: how logits become probabilities.
+
+    Raises:
+        ValueError: nothing to fit on.
+    """
+    temperature = fit_temperature(logits, targets, link)
+    return temperature, best_thresholds(probabilities(logits, link, temperature), targets)
+
+
 def best_thresholds(probs: Floats, targets: Floats) -> Floats:
     """For each label, the threshold whose label set {p > t} has the highest F1.
 

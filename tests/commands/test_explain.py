@@ -48,6 +48,21 @@ def test_each_sentence_has_its_labels_by_the_papers_rule(verifier: EmotionVerifi
     assert all(len(one.labels) == 1 for one in one_label.sentences)
 
 
+def test_calibrated_thresholds_are_the_verifiers_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = EmotionVerifier.tiny([TEXT], DFEW.names, seed=3).eval()
+    own.save(tmp_path / "raw")
+    own.calibrate(0.5, {name: 0.999 if name != "sad" else 0.0 for name in DFEW.names})
+    own.save(tmp_path / "calibrated")
+    for sentence in explain(TEXT, own, DFEW, rule=ExplanationRule(calibrated=True)).sentences:
+        assert sentence.labels == ("sad",)
+    assert main(["explain", TEXT, "--verifier", str(tmp_path / "calibrated"), "--calibrated", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["sentences"]
+    expected = own.probs(split_sentences(TEXT), calibrated=True)
+    assert [one["probs"]["happy"] for one in shown] == pytest.approx(expected[:, DFEW.id("happy")].tolist())
+    assert main(["explain", TEXT, "--verifier", str(tmp_path / "raw"), "--calibrated"]) == 2
+    assert "no erv_calibration" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("label", ["happy", "neutral", "Angry."])
 def test_the_rewards_are_those_of_training(verifier: EmotionVerifier, label: str) -> None:
     found = explain(TEXT, verifier, DFEW, label=label)

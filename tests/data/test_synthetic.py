@@ -17,9 +17,10 @@ from scipy.signal import stft
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from erv_lightning.data.grammar import is_taught, read_emotion
+from erv_lightning.data.grammar import EMOTIONS, PHRASES, is_taught, read_emotion
 from erv_lightning.data.media import MediaSettings, load_clip
 from erv_lightning.data.readers import SyntheticClips
+from erv_lightning.data.readers.synthetic import misread_phrases
 from erv_lightning.data.sample import Sample
 from erv_lightning.data.synthetic import EXPRESSION, render
 from erv_lightning.labels import DFEW
@@ -200,7 +201,7 @@ def test_samples_are_the_same_in_every_process() -> None:
 def test_a_split_that_does_not_exist_and_impossible_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="no split 'dev', only train, rl, val, test"):
         SyntheticClips().samples("dev")
-    with pytest.raises(ValueError, match="mislabelled between 0 and 1"):
+    with pytest.raises(ValueError, match="mislabelled and misread between 0 and 1"):
         SyntheticClips(mislabelled=1.2)
     with pytest.raises(ValueError, match="counts"):
         SyntheticClips(val=-1)
@@ -289,3 +290,27 @@ def test_both_modalities_together_are_clearly_better_than_either(classifiers: Cl
     assert max(video, audio) < 0.79  # 5/7, what either could reach at best, and the noise of 140 clips
     assert both > 5 / 7 + 0.03  # more than either can ever reach; faint expressions keep it below 1
     assert both > max(video, audio) + 0.1
+
+
+def test_a_poor_teacher_misreads_a_share_of_the_phrases_and_each_always_alike() -> None:
+    some, more = misread_phrases(0.2, seed=1), misread_phrases(0.6, seed=1)
+    assert some.items() <= more.items()
+    assert some != misread_phrases(0.2, seed=2)
+    assert misread_phrases(0.0) == {}
+    of = {phrase: emotion for emotion, slots in PHRASES.items() for phrases in slots.values() for phrase in phrases}
+    assert all(of[phrase] != taken_for for phrase, taken_for in more.items())
+    assert Counter(of[phrase] for phrase in more) == dict.fromkeys(EMOTIONS, 10)  # of 17
+
+    true, misread = SyntheticClips(train=140), SyntheticClips(train=140, misread=0.6, misread_seed=1)
+    for split in ("train", "val", "test"):
+        taught, wrong = 0, 0
+        for a, b in zip(true.samples(split), misread.samples(split), strict=True):
+            assert a.explanation == b.explanation
+            for sentence, one, other in zip(
+                split_sentences(a.explanation), a.sentence_labels, b.sentence_labels, strict=True
+            ):
+                phrase = sentence.partition(", ")[2].removesuffix(".")
+                taught, wrong = taught + (one is not None), wrong + (one != other)
+                if one is not None:
+                    assert other == ((more[phrase],) if split != "test" and phrase in more else one)
+        assert wrong == 0 if split == "test" else 0.4 < wrong / taught < 0.8

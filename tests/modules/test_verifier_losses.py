@@ -219,7 +219,7 @@ def test_outputs_that_a_single_label_verifier_never_chose_from_get_no_probabilit
     assert_close(again.probs(texts)[:, own], again.logits(texts)[:, own].softmax(1))
 
 
-def test_the_multi_label_export_is_unchanged(
+def test_the_multi_label_export_adds_a_calibration_and_nothing_else(
     make_data: Callable[..., ClipDataModule], make_trainer: Callable[..., L.Trainer], tmp_path: Path
 ) -> None:
     module = VerifierModule()
@@ -227,7 +227,7 @@ def test_the_multi_label_export_is_unchanged(
     module.export(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
-    assert not any(name.startswith("erv_") for name in config)
+    assert {name for name in config if name.startswith("erv_")} == {"erv_calibration"}
     again = EmotionVerifier.from_pretrained(str(tmp_path)).eval()
     assert torch.equal(again.probs(["A smile."]), again.logits(["A smile."]).sigmoid())
 

@@ -242,6 +242,25 @@ def test_the_rule_reaches_the_reward(verifier_folder: Path) -> None:
     assert parts["explanation"].tolist() == [1.0, 1.0, 0.0, 1.0]  # every sentence conveys every label
 
 
+def test_a_calibrated_rule_takes_the_verifiers_own_temperature_and_thresholds() -> None:
+    verifier = EmotionVerifier.tiny([TEXTS[1]], GOEMOTIONS).eval()
+    rule = ExplanationRule(threshold=0.99, calibrated=True)
+    with pytest.raises(ValueError, match="no erv_calibration"):
+        rule.thresholds(verifier, DFEW)
+    fitted = dict.fromkeys(("sadness", "neutral", "surprise", "disgust", "fear"), 0.98) | {"joy": 0.0, "anger": 0.0}
+    verifier.calibrate(2.0, fitted)
+    thresholds = rule.thresholds(verifier, DFEW)
+    by_name = dict(zip(verifier.labels, thresholds.tolist(), strict=True))
+    assert {name: round(at, 6) for name, at in by_name.items()} == {**dict.fromkeys(GOEMOTIONS, 0.99), **fitted}
+    seen = completions(verifier=verifier, rule=rule)
+    # every sentence conveys joy and anger, and nothing else
+    assert RewardSum({"explanation": 1.0}, {})(seen).total.tolist() == [1.0, 1.0, 0.0, 1.0]
+    said = verifier.probs([seen.verdicts[0][0][0]], calibrated=True)[0]
+    assert seen.verdicts[0][0][1] == pytest.approx(said.tolist())
+    plain = completions(verifier=verifier, rule=ExplanationRule())
+    assert RewardSum({"explanation": 1.0}, {})(plain).total.tolist() != [1.0, 1.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize("name", EXPLANATION_REWARDS)
 def test_completions_without_a_sentence_earn_nothing(name: str, verifier_folder: Path) -> None:
     verifier = EmotionVerifier.from_pretrained(str(verifier_folder)).eval()
@@ -284,7 +303,7 @@ def test_the_verifier_reads_a_text_once_for_all_rewards_of_a_rollout(monkeypatch
     verifier = EmotionVerifier.tiny(TEXTS, DFEW.names).eval()
     asked: list[list[str]] = []
     probs = verifier.probs
-    monkeypatch.setattr(verifier, "probs", lambda texts: [asked.append(list(texts)), probs(texts)][1])
+    monkeypatch.setattr(verifier, "probs", lambda texts, **how: [asked.append(list(texts)), probs(texts, **how)][1])
     seen = completions([*TEXTS, *TEXTS], LABELS * 2, verifier)
     earned = RewardSum(dict.fromkeys(EXPLANATION_REWARDS, 1.0), {})(seen)
 

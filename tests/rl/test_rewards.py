@@ -12,6 +12,7 @@ from erv_lightning.rl.rewards import (
     care_bonus,
     explanation_reward,
     format_reward,
+    label_sets,
     overlong_penalty,
 )
 from erv_lightning.text import parse_response
@@ -313,3 +314,26 @@ def test_the_overlong_penalty_is_dapos_equation(l_max, data):
 def test_a_buffer_longer_than_a_completion_is_an_error(buffer):
     with pytest.raises(ValueError, match=f"buffer must be 1 to max_new_tokens = 8, got {buffer}"):
         overlong_penalty(tensor([1]), 8, buffer)
+
+
+def test_each_label_may_have_a_threshold_of_its_own() -> None:
+    thresholds = tensor([0.5, 0.9, 0.2, 0.2])  # neutral, happy, sad, angry
+    # happy is likelier, but below its own threshold
+    assert reward([sentence(happy=0.8, sad=0.3)], SAD, threshold=thresholds) == 1.0
+    assert reward([sentence(happy=0.8, sad=0.3)], HAPPY, threshold=thresholds) == 0.0
+    assert reward([sentence(happy=0.8, sad=0.3)], HAPPY) == 1.0
+    # none is above its threshold: the likeliest stays
+    assert reward([sentence(happy=0.8, sad=0.1)], HAPPY, threshold=thresholds) == 1.0
+    # a label below its threshold takes no place among the top two
+    three = [sentence(happy=0.8, sad=0.4, angry=0.3)]
+    assert reward(three, ANGRY, threshold=thresholds) == 1.0
+    assert reward(three, ANGRY) == 0.0
+    with pytest.raises(ValueError, match=r"\(3,\) thresholds for 4 labels"):
+        reward([GLAD], HAPPY, threshold=thresholds[:3])
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=5), st.floats(0, 1))
+@settings(deadline=None, max_examples=50)
+def test_equal_thresholds_are_one_threshold(sentences: list[list[float]], threshold: float) -> None:
+    one = label_sets(tensor(sentences), threshold, 2)
+    assert torch.equal(one, label_sets(tensor(sentences), torch.full((4,), threshold, dtype=torch.float64), 2))

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import track
 
 from erv_lightning.data.encode import write_mp4
-from erv_lightning.data.grammar import Explanation, is_taught, write_explanation
+from erv_lightning.data.grammar import EMOTIONS, PHRASES, Explanation, is_taught, write_explanation
 from erv_lightning.data.sample import ClipSource, Sample
 from erv_lightning.data.synthetic import EXPRESSION, FPS, SAMPLE_RATE, render
 
@@ -37,6 +37,10 @@ class SyntheticClips(ClipSource):
         val, test: clips for evaluation, with truthful explanations.
         mislabelled: share of the training explanations that describe another, random emotion, as noisy annotation
             does; their labels stay true.
+        misread: share of the phrases to which the sentence labels of ``train`` and ``val`` give another emotion, each
+            phrase always the same one, as a teacher does who does not understand it. Chance mistakes, one here and one
+            there, would average out over the many sentences that say the same. ``test`` stays true.
+        misread_seed: which phrases. A larger share misreads the phrases of a smaller one, and more.
     """
 
     def __init__(
@@ -48,10 +52,13 @@ class SyntheticClips(ClipSource):
         val: int = 140,
         test: int = 350,
         mislabelled: float = 0.4,
+        misread: float = 0.0,
+        misread_seed: int = 0,
     ) -> None:
-        if not 0 <= mislabelled <= 1 or min(train, rl, val, test) < 0:
-            raise ValueError("SyntheticClips needs counts ≥ 0 and mislabelled between 0 and 1")
+        if not (0 <= mislabelled <= 1 and 0 <= misread <= 1) or min(train, rl, val, test) < 0:
+            raise ValueError("SyntheticClips needs counts ≥ 0, and mislabelled and misread between 0 and 1")
         self.seed, self.mislabelled = seed, mislabelled
+        self.misread = misread_phrases(misread, misread_seed)
         self.counts = {"train": train, "rl": rl, "val": val, "test": test}
         self.folder = Path(root) / f"v{VERSION}-seed{seed}"
 
@@ -117,7 +124,8 @@ class SyntheticClips(ClipSource):
         explanation, sentence_labels = "", tuple[tuple[str, ...] | None, ...]()
         if split != "rl":
             written = write_explanation(described, random.Random(f"{self.seed}/{split}/{index}"))
-            explanation, sentence_labels = written.text, _labels(written, only_taught=split == "train")
+            misread: dict[str, str] = {} if split == "test" else self.misread
+            explanation, sentence_labels = written.text, _labels(written, split == "train", misread)
         return Sample(
             id=f"{split}-{index:04d}",
             dataset="synthetic",
@@ -142,10 +150,23 @@ def _emotion(index: int) -> str:
     return emotions[index % len(emotions)]
 
 
-def _labels(written: Explanation, only_taught: bool) -> tuple[tuple[str, ...] | None, ...]:
-    """What each sentence really conveys; in training only for the phrases that the verifier may learn."""
+def misread_phrases(share: float, seed: int = 0) -> dict[str, str]:
+    """Phrases of the grammar with the wrong emotion that a poor teacher takes them for, as many of each emotion."""
+    misread: dict[str, str] = {}
+    for emotion, slots in PHRASES.items():
+        rng = random.Random(f"misread/{seed}/{emotion}")
+        phrases = [phrase for slot in slots.values() for phrase in slot]
+        rng.shuffle(phrases)
+        taken_for = [rng.choice([other for other in EMOTIONS if other != emotion]) for _ in phrases]
+        misread |= dict(list(zip(phrases, taken_for, strict=True))[: round(share * len(phrases))])
+    return misread
+
+
+def _labels(written: Explanation, only_taught: bool, misread: Mapping[str, str]) -> tuple[tuple[str, ...] | None, ...]:
+    """What each sentence conveys to the teacher; in training only for the phrases that the verifier may learn."""
     return tuple(
-        (sentence.emotion,) if is_taught(sentence.phrase) or not only_taught else None for sentence in written.sentences
+        (misread.get(sentence.phrase, sentence.emotion),) if is_taught(sentence.phrase) or not only_taught else None
+        for sentence in written.sentences
     )
 
 

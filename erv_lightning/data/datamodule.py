@@ -28,10 +28,17 @@ DEFAULT_BATCH = 8
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of an explanation and the emotions it conveys (names of the label space)."""
+    """A sentence of an explanation.
+
+    Attributes:
+        text: it.
+        labels: the emotions that it conveys, names of the label space.
+        probs: how likely a teacher finds each label of the space, (labels,), in its order; None where none was asked.
+    """
 
     text: str
     labels: tuple[str, ...]
+    probs: tuple[float, ...] | None = None
 
 
 class SentenceBatch:
@@ -52,24 +59,28 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
     """Every labelled sentence of the samples' explanations, in order.
 
     Raises:
-        ValueError: a sample whose sentence labels do not match its sentences in number, or its label space.
+        ValueError: a sample whose sentence labels, or probabilities, do not match its sentences in number, or its label
+            space.
     """
     found = []
     for sample in samples:
         if not sample.sentence_labels:
             continue
+        place, space = sample.record or sample.id, sample.space
         sentences = split_sentences(sample.explanation)
-        if len(sentences) != len(sample.sentence_labels):
-            raise ValueError(
-                f"{sample.record or sample.id}: {len(sample.sentence_labels)} sentence labels for "
-                f"{len(sentences)} sentences"
-            )
-        pairs = list(zip(sentences, sample.sentence_labels, strict=True))
-        space = get_label_space(sample.label_space)
-        unknown = [label for _, labels in pairs for label in labels or () if space.id(label) < 0]
+        given = {"labels": len(sample.sentence_labels), "probabilities": len(sample.sentence_probs) or len(sentences)}
+        for what, count in given.items():
+            if count != len(sentences):
+                raise ValueError(f"{place}: {count} sentence {what} for {len(sentences)} sentences")
+        probs = sample.sentence_probs or [None] * len(sentences)
+        unknown = [label for labels in sample.sentence_labels for label in labels or () if space.id(label) < 0]
         if unknown:
-            raise ValueError(f"{sample.record or sample.id}: sentence labels {unknown} are not in {space.name!r}")
-        found += [Sentence(text, labels) for text, labels in pairs if labels is not None]
+            raise ValueError(f"{place}: sentence labels {unknown} are not in {space.name!r}")
+        if any(one is not None and len(one) != len(space.names) for one in probs):
+            raise ValueError(f"{place}: a probability for each of the {len(space.names)} labels is needed")
+        found += [
+            Sentence(*row) for row in zip(sentences, sample.sentence_labels, probs, strict=True) if row[1] is not None
+        ]
     return found
 
 

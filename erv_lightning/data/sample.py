@@ -32,6 +32,8 @@ class Sample:
         explanation: reference explanation, "" where the data set has none.
         sentence_labels: for each sentence of the explanation, the emotions it conveys (names of the space), or
             None where nobody labelled it. Empty where no sentence is labelled.
+        sentence_probs: for each sentence what a teacher finds likely, in the order of the space's names, or None. Empty
+            where no sentence has probabilities.
         subtitle: what is said in the clip, "" if unknown.
         fold: cross-validation fold, None if the data set has none.
         source: the video or speaker that the clip comes from, as far as the data set says, else "". Clips of one source
@@ -50,6 +52,7 @@ class Sample:
     split: str
     explanation: str = ""
     sentence_labels: tuple[tuple[str, ...] | None, ...] = ()
+    sentence_probs: tuple[tuple[float, ...] | None, ...] = ()
     subtitle: str = ""
     fold: int | None = None
     source: str = ""
@@ -69,8 +72,11 @@ class Sample:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Sample:
         """Builds a sample from `to_json`'s output."""
-        labels = tuple(None if one is None else tuple(one) for one in row.get("sentence_labels", ()))
-        return cls(**{**row, "sentence_labels": labels})
+        of_sentences = {
+            key: tuple(None if one is None else tuple(one) for one in row.get(key, ()))
+            for key in ("sentence_labels", "sentence_probs")
+        }
+        return cls(**{**row, **of_sentences})
 
 
 @dataclass(frozen=True)

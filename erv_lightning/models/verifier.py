@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from erv_lightning.labels import GOEMOTIONS, LabelSpace, goemotions_index
 from erv_lightning.models.tiny import tiny_verifier
@@ -35,15 +36,31 @@ class EmotionVerifier(nn.Module):
         self.labels: tuple[str, ...] = tuple(names[index] for index in range(len(names)))
 
     @classmethod
-    def from_pretrained(cls, pretrained: str) -> EmotionVerifier:
-        """Reads a sequence classifier from a folder or the hub.
+    def from_pretrained(cls, pretrained: str, labels: Sequence[str] = (), seed: int = 0) -> EmotionVerifier:
+        """Reads a sequence classifier, or an encoder that is to become one, from a folder or the hub.
+
+        Weights are float32, whatever they are stored in: those of DeBERTa-v3 are float16, in which Adam diverges.
+
+        Args:
+            pretrained: folder or hub id.
+            labels: outputs that an encoder gets; without them it is refused.
+            seed: of an encoder's new outputs.
 
         Raises:
-            ValueError: it is not there; names it.
+            ValueError: it is not there, cannot be read, or is an encoder without outputs; names it.
         """
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(pretrained)
-            return cls(model, AutoTokenizer.from_pretrained(pretrained))
+            config = AutoConfig.from_pretrained(pretrained)
+            new: dict[str, Any] = {}
+            if not any("ForSequenceClassification" in name for name in config.architectures or ()):
+                if not labels:
+                    raise ValueError(f"{pretrained!r} is no classifier but {config.architectures}: train one from it")
+                new["id2label"] = dict(enumerate(labels))
+                new["label2id"] = {label: index for index, label in enumerate(labels)}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = AutoModelForSequenceClassification.from_pretrained(pretrained, dtype=torch.float32, **new)
+            return cls(model, _tokenizer(pretrained, config.model_type))
         except OSError as error:
             raise ValueError(f"no classifier in {pretrained!r}, neither as a folder nor on the hub: {error}") from error
 
@@ -193,6 +210,17 @@ class EmotionVerifier(nn.Module):
         """Writes model and tokenizer in Hugging Face's layout."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(pretrained: str, model_type: str) -> Any:
+    """Raises ValueError where the library that reads DeBERTa's vocabulary is missing: transformers names another."""
+    try:
+        return AutoTokenizer.from_pretrained(pretrained)
+    except (ValueError, ImportError) as error:
+        if model_type == "deberta-v2" and importlib.util.find_spec("sentencepiece") is None:
+            need = "pip install 'erv-lightning[deberta]'"
+            raise ValueError(f"the tokenizer of {pretrained!r} needs the package sentencepiece: {need}") from error
+        raise
 
 
 def _checked(calibration: Any, labels: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
 
@@ -22,6 +21,7 @@ from erv_lightning.data.datamodule import Sentence, SentenceBatch
 from erv_lightning.models.tiny import TINY
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.optimisation import Schedule, adamw
+from erv_lightning.modules.verifier_losses import Task, balanced_weights, distillation_loss, verifier_loss
 from erv_lightning.parallel import blocks, offloads, shard
 from erv_lightning.stats.calibration import Link, fit_calibration
 from erv_lightning.stats.resampling import Floats
@@ -29,7 +29,6 @@ from erv_lightning.stats.resampling import Floats
 if TYPE_CHECKING:
     from erv_lightning.data.datamodule import ClipDataModule
 
-Task = Literal["multi_label", "single_label"]
 ClassWeights = Literal["none", "balanced"]
 
 PROBLEM_TYPES: dict[Task, str] = {
@@ -39,107 +38,26 @@ PROBLEM_TYPES: dict[Task, str] = {
 """What transformers calls the tasks."""
 
 
-def balanced_weights(targets: Tensor, task: Task) -> Tensor:
-    r"""How much each label weighs, so that rare ones count as much as frequent ones (scikit-learn's ``balanced``).
-
-    With N sentences, n_k of which have label k:
-
-    - ``multi_label``: each output is a problem of two classes; a sentence with the label weighs N / (2 n_k), one
-      without it N / (2 (N − n_k)). An output whose sentences all have it, or all lack it, weighs 1.
-    - ``single_label``: N / (K′ n_k), where K′ is the number of labels that occur, N the sentences with a label, and a
-      sentence with m labels adds 1/m to each of their n_k. A label that never occurs weighs 1.
-
-    In both, the weights' mean over the training sentences is 1: the loss keeps its scale.
-
-    Args:
-        targets: (N, K), 0 or 1.
-        task: whose weights.
-
-    Returns:
-        (2, K): of the outputs that are 0 and of those that are 1. For ``single_label`` the first row is not used.
-    """
-    if task == "single_label":
-        share_NK, labelled_N = _spread(targets)
-        count_K = share_NK.sum(0)
-        occurs_K = count_K > 0
-        weight_K = labelled_N.sum() / (occurs_K.sum().clamp(min=1) * count_K.where(occurs_K, 1.0))
-        return torch.stack([torch.ones_like(count_K), weight_K.where(occurs_K, 1.0)])
-    with_K = targets.sum(0)
-    count_2K = torch.stack([len(targets) - with_K, with_K])
-    return (len(targets) / (2 * count_2K.clamp(min=1))).where((count_2K > 0).all(0), 1.0)
-
-
-def verifier_loss(
-    logits: Tensor, targets: Tensor, task: Task = "multi_label", *, weights: Tensor | None = None, gamma: float = 0.0
-) -> Tensor:
-    r"""Cross-entropy of sentences, weighted by class and focal if wished.
-
-    Focal loss (Lin et al. 2017, arXiv 1708.02002, equation 4) multiplies each term by (1 − p)^γ, p the probability
-    of what is true; γ = 0 is plain cross-entropy.
-
-    - ``multi_label``: mean over B·K outputs of w_k(t) (1 − p_t)^γ (−log p_t), with p_t = σ(z) where t = 1, else
-      1 − σ(z).
-    - ``single_label``: mean over the sentences with a label of Σ_k q_k w_k (1 − p_k)^γ (−log p_k), with p = softmax(z)
-      and q = 1/m for each of a sentence's m labels. Sentences without one are left out; if all are, the loss is 0.
-
-    Args:
-        logits: (B, K).
-        targets: (B, K), 0 or 1.
-        task: which of the two.
-        weights: (2, K), as `balanced_weights` gives them; all 1 if None.
-        gamma: γ ≥ 0.
-
-    Returns:
-        A scalar.
-    """
-    if task == "single_label":
-        return _softmax_loss(logits, targets, weights, gamma)
-    if weights is None and gamma == 0:
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    true_BK = targets.bool()
-    signed_BK = logits.where(true_BK, -logits)  # the logit of what is true
-    # as a logarithm, whose gradient stays finite where p is 1
-    terms_BK = -logsigmoid(signed_BK) * (gamma * logsigmoid(-signed_BK)).exp()
-    if weights is not None:
-        weights = weights.to(logits)
-        terms_BK = terms_BK * weights[1].where(true_BK, weights[0])
-    return terms_BK.mean()
-
-
-def _softmax_loss(logits: Tensor, targets: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
-    share_BK, labelled_B = _spread(targets)
-    log_p_BK = logits.log_softmax(1)
-    terms_BK = -share_BK * log_p_BK
-    if gamma > 0:
-        # the floor: below it the gradient of a power under 1 would be 0 · inf
-        terms_BK = terms_BK * (1 - log_p_BK.exp()).clamp(min=1e-6) ** gamma
-    if weights is not None:
-        terms_BK = terms_BK * weights[1].to(logits)
-    return terms_BK.sum() / labelled_B.sum().clamp(min=1)
-
-
-def _spread(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Targets with each sentence's labels sharing 1, (B, K), and which sentences have any, (B,)."""
-    count_B = targets.sum(1)
-    return targets / count_B.clamp(min=1)[:, None], count_B > 0
-
-
 class VerifierModule(L.LightningModule):
     """Classification of sentences, by default multi-label with binary cross-entropy (method.md, stage 2).
 
     Args:
-        pretrained: a folder or hub id of a sequence classifier, or ``tiny`` for the built-in small one.
+        pretrained: a folder or hub id of a sequence classifier, or of an encoder, which gets an output for each label
+            of the data; or ``tiny`` for the built-in small one.
         lr: peak learning rate.
         betas: of AdamW.
         weight_decay: of AdamW.
         warmup: fraction of all steps.
         schedule: of the learning rate.
-        seed: of the weights of ``tiny``.
+        seed: of the weights of ``tiny``, and of an encoder's new outputs.
         task: ``multi_label``: a sigmoid and binary cross-entropy for each label. ``single_label``: a softmax and
             cross-entropy over the labels; a sentence with several is spread over them, one with none is left out of
             loss and F1. The exported config's ``problem_type`` says which it was.
         class_weights: ``balanced`` makes rare labels count as much as frequent ones; see `balanced_weights`.
         focal_gamma: γ of the focal loss, which makes easy sentences count less; 0: not at all. See `verifier_loss`.
+        distill: how much of the loss, in [0, 1], is the distance from a teacher's probabilities instead of from the
+            labels; see `distillation_loss`. Sentences without such probabilities count in the other part alone.
+        distill_temperature: that flattens teacher and student alike, above 0.
 
     Raises:
         ValueError: an option out of range.
@@ -157,6 +75,8 @@ class VerifierModule(L.LightningModule):
         task: Task = "multi_label",
         class_weights: ClassWeights = "none",
         focal_gamma: float = 0.0,
+        distill: float = 0.0,
+        distill_temperature: float = 2.0,
     ) -> None:
         super().__init__()
         wrong = [
@@ -166,9 +86,14 @@ class VerifierModule(L.LightningModule):
         ]
         if not 0 <= focal_gamma < float("inf"):
             wrong.append(f"focal_gamma is {focal_gamma}: it must be at least 0")
+        if not 0 <= distill <= 1:
+            wrong.append(f"distill is {distill}: it must be between 0 and 1")
+        if not 0 < distill_temperature < float("inf"):
+            wrong.append(f"distill_temperature is {distill_temperature}: it must be above 0")
         if wrong:
             raise ValueError("; ".join(f"model.{one}" for one in wrong))
         self.task, self.class_weights, self.focal_gamma = task, class_weights, focal_gamma
+        self.distill, self.distill_temperature = distill, distill_temperature
         self.weights: Tensor | None = None  # (2, K)
         self.pretrained, self.seed = pretrained, seed
         self.optimisation = {
@@ -189,7 +114,7 @@ class VerifierModule(L.LightningModule):
                 sentences = [sentence.text for sentence in data.sentences("train")]
                 self.verifier = EmotionVerifier.tiny(sentences, self.space.names, self.seed)
             else:
-                self.verifier = EmotionVerifier.from_pretrained(self.pretrained)
+                self.verifier = EmotionVerifier.from_pretrained(self.pretrained, self.space.names, self.seed)
             self.verifier.train()  # from_pretrained gives it in evaluation mode
             if self.device_mesh is not None:
                 mesh, offload = self.device_mesh["data_parallel"], offloads(self.trainer.strategy)
@@ -198,6 +123,11 @@ class VerifierModule(L.LightningModule):
         self.verifier.say_task(PROBLEM_TYPES[self.task], self.outputs)
         if self.class_weights == "balanced" and stage == "fit":
             self.weights = balanced_weights(self._targets(data.sentences("train")), self.task)
+        if self.distill and stage == "fit" and not any(one.probs for one in data.sentences("train")):
+            raise ValueError(
+                "model.init_args.distill needs teacher probabilities, and no training sentence has any: have them "
+                "made, `python -m erv_lightning verifier build-data --help`, or set it to 0"
+            )
         count = len(self.space.names)
         f1 = {
             "f1_macro": MultilabelF1Score(count, average="macro"),
@@ -225,8 +155,20 @@ class VerifierModule(L.LightningModule):
         """The task's cross-entropy over the label space."""
         logits, targets = self._logits_and_targets(batch)
         loss = verifier_loss(logits, targets, self.task, weights=self.weights, gamma=self.focal_gamma)
+        if self.distill:
+            loss = self._distilled(loss, logits, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
+
+    def _distilled(self, loss: Tensor, logits: Tensor, batch: SentenceBatch) -> Tensor:
+        """The loss with the teacher's part in it."""
+        rows = [row for row, sentence in enumerate(batch.sentences) if sentence.probs is not None]
+        if not rows:
+            return loss
+        taught = torch.tensor([batch.sentences[row].probs for row in rows]).to(logits)
+        distance = distillation_loss(logits[rows], taught, self.task, self.distill_temperature)
+        self.log("train/distillation", distance, batch_size=len(rows))
+        return (1 - self.distill) * loss + self.distill * distance
 
     def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:
         """F1 at probability 0.5, or of the likeliest label."""

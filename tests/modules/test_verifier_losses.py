@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from erv_lightning.data.datamodule import ClipDataModule, Sentence, SentenceBatc
 from erv_lightning.labels import DFEW, GOEMOTIONS
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules import VerifierModule
-from erv_lightning.modules.verifier import balanced_weights, verifier_loss
+from erv_lightning.modules.verifier_losses import balanced_weights, distillation_loss, verifier_loss
 
 LN3 = math.log(3)
 # probabilities by hand: σ(ln 3) = 3/4, σ(−ln 3) = 1/4; softmax(ln 3, 0, 0) = (3/5, 1/5, 1/5)
@@ -263,3 +264,111 @@ def test_what_is_not_calibrated_says_so() -> None:
     verifier.calibrate(1.5)
     with pytest.raises(ValueError, match="no thresholds for"):
         verifier.thresholds(DFEW)
+
+
+# -- a teacher ----------------------------------------------------------------------------------------------------
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def softmax(z: list[float]) -> list[float]:
+    return [math.exp(one) / sum(map(math.exp, z)) for one in z]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_the_distance_from_a_teacher_is_what_a_loop_says(task: Any, temperature: float) -> None:
+    logits = [[LN3, 0.0, -1.0], [0.3, -LN3, 2.0]]
+    teacher = [[0.9, 0.2, 0.4], [0.1, 0.7, 0.3]]
+    if task == "multi_label":
+        pairs = [
+            (sigmoid(math.log(q / (1 - q)) / temperature), sigmoid(z / temperature))
+            for zs, qs in zip(logits, teacher, strict=True)
+            for z, q in zip(zs, qs, strict=True)
+        ]
+        terms = [q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p)) for q, p in pairs]
+        expected = sum(terms) / 6
+    else:
+        rows = [
+            (softmax([math.log(q) / temperature for q in qs]), softmax([z / temperature for z in zs]))
+            for zs, qs in zip(logits, teacher, strict=True)
+        ]
+        expected = sum(q * math.log(q / p) for qs, ps in rows for q, p in zip(qs, ps, strict=True)) / 2
+    said = distillation_loss(torch.tensor(logits), torch.tensor(teacher), task, temperature)
+    assert float(said) == pytest.approx(temperature**2 * expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_a_student_that_says_what_the_teacher_says_is_at_no_distance(task: Any) -> None:
+    logits = torch.randn(5, 7, requires_grad=True)
+    teacher = logits.detach().sigmoid() if task == "multi_label" else logits.detach().softmax(1)
+    distance = distillation_loss(logits, teacher, task, 3.0)
+    distance.backward()
+    assert float(distance.detach()) == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
+    assert_close(logits.grad, torch.zeros(5, 7), atol=1e-6, rtol=0)
+
+
+def test_a_teacher_that_is_certain_costs_a_finite_loss() -> None:
+    logits = torch.tensor([[50.0, -50.0]], requires_grad=True)
+    distance = distillation_loss(logits, torch.tensor([[0.0, 1.0]]))
+    distance.backward()
+    assert math.isfinite(float(distance.detach()))
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("distill", [0.25, 1.0])
+def test_labels_and_teacher_share_the_loss(
+    distill: float, make_trainer: Callable[..., L.Trainer], listed: Any, clips: Any, verifier_folder: Path
+) -> None:
+    samples = [
+        replace(
+            sample,
+            sentence_probs=tuple(
+                None if row % 3 == 0 else tuple(0.9 if name == "sad" else 0.1 * k for k, name in enumerate(DFEW.names))
+                for row, _ in enumerate(sample.sentence_labels)
+            ),
+        )
+        for sample in clips.samples("train")
+    ]
+    data = ClipDataModule(listed(train=samples, val=samples), unit="sentences", batch_size=12)
+    watch = Losses()
+    module = VerifierModule(str(verifier_folder), distill=distill, distill_temperature=2.0, lr=0.0)
+    make_trainer(max_steps=1, callbacks=[watch]).fit(module, data)
+    (batch, loss, logits) = watch.seen[0]
+    taught = [row for row, one in enumerate(batch.sentences) if one.probs is not None]
+    assert 0 < len(taught) < len(batch)
+    targets = torch.tensor([[float(name in one.labels) for name in DFEW.names] for one in batch.sentences])
+    teacher = torch.tensor([batch.sentences[row].probs for row in taught])
+    hard = verifier_loss(logits, targets)
+    soft = distillation_loss(logits[taught], teacher, temperature=2.0)
+    assert loss == pytest.approx(float((1 - distill) * hard + distill * soft), rel=1e-4)
+    assert float(watch.logged["train/distillation"]) == pytest.approx(float(soft), rel=1e-4)
+
+
+class Losses(L.Callback):
+    """Batches with their loss and the logits that gave it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[SentenceBatch, float, Tensor]] = []
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        module.verifier.eval()  # no dropout: the same logits again
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            logits = module.verifier([one.text for one in batch.sentences])[:, module.outputs]
+        self.seen.append((batch, float(outputs["loss"]), logits))
+        self.logged = dict(trainer.callback_metrics)
+
+
+def test_without_a_teacher_there_is_nothing_to_distil(
+    make_data: Callable[..., ClipDataModule], make_trainer: Callable[..., L.Trainer]
+) -> None:
+    with pytest.raises(ValueError, match="distill needs teacher probabilities"):
+        make_trainer(max_steps=1).fit(VerifierModule(distill=0.5), sentences_of(make_data))
+    with pytest.raises(ValueError, match=r"distill is 2: it must be between 0 and 1; .*distill_temperature is 0"):
+        VerifierModule(distill=2, distill_temperature=0)

@@ -67,7 +67,12 @@ def prompt_encoder(settings: Namespace) -> Any:
     Raises:
         ValueError: the policy's processor is not there.
     """
+    made, init_args = backbone_of(settings)
+    return made.prompt_encoder(**init_args)
+
+
+def backbone_of(settings: Namespace) -> tuple[type[Backbone], dict[str, Any]]:
+    """The class of a run's policy, and its arguments."""
     backbone = settings.model.init_args.backbone
     module, _, name = backbone.class_path.rpartition(".")
-    made: type[Backbone] = getattr(importlib.import_module(module), name)
-    return made.prompt_encoder(**dict(backbone.get("init_args") or {}))
+    return getattr(importlib.import_module(module), name), dict(backbone.get("init_args") or {})

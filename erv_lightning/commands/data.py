@@ -95,7 +95,7 @@ def _check(args: argparse.Namespace, data: ClipDataModule, settings: Any) -> int
             encoder = prompt_encoder(settings)
         except ValueError as error:
             encoder, why = None, f"prompts were not measured: {error}"
-        rules = data.rules if encoder is None else data.rules_for(encoder)
+        rules = data.rules if encoder is None else data.rules.read_by(encoder)
         prober = Prober(rules, data.source.media, encoder)
         console = Console(stderr=True)
         for split, those in samples.items():

@@ -223,4 +223,4 @@ def _tokens(data: ClipDataModule, settings: Any, train: list[Any], clips: int) -
         encoder = prompt_encoder(asked)
     except ValueError as error:
         return from_settings(data.rules), str(error)
-    return from_clips(list(islice(train, clips)), data.source, data.rules_for(encoder), encoder)
+    return from_clips(list(islice(train, clips)), data.source, data.rules.read_by(encoder), encoder)

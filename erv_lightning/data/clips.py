@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -103,6 +103,11 @@ class ClipRules:
     video_transforms: tuple[nn.Module, ...] = ()
     audio_transforms: tuple[nn.Module, ...] = ()
     seed: int = 0
+
+    def read_by(self, encoder: PromptEncoder) -> ClipRules:
+        """The rules with no more sound than an encoder reads."""
+        seconds = min(self.media.max_seconds, encoder.max_audio_seconds)
+        return replace(self, media=replace(self.media, max_seconds=seconds))
 
 
 class ClipDataset(Dataset[Item]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -78,9 +78,9 @@ def labelled_sentences(samples: Sequence[Sample]) -> list[Sentence]:
             raise ValueError(f"{place}: sentence labels {unknown} are not in {space.name!r}")
         if any(one is not None and len(one) != len(space.names) for one in probs):
             raise ValueError(f"{place}: a probability for each of the {len(space.names)} labels is needed")
-        found += [
-            Sentence(*row) for row in zip(sentences, sample.sentence_labels, probs, strict=True) if row[1] is not None
-        ]
+        for text, labels, one in zip(sentences, sample.sentence_labels, probs, strict=True):
+            if labels is not None:
+                found.append(Sentence(text, labels, one))
     return found
 
 
@@ -344,15 +344,10 @@ class ClipDataModule(L.LightningDataModule):
             self._datasets[part] = ClipDataset(
                 self.samples(part),
                 self.encoder,
-                self.rules_for(self.encoder),
+                self.rules.read_by(self.encoder),
                 train=part == "train",
                 keep=self.keep_in_memory,
                 cache=self.cache,
                 media=self.source.media,
             )
         return self._datasets[part]
-
-    def rules_for(self, encoder: PromptEncoder) -> ClipRules:
-        """The rules with no more sound than the encoder reads."""
-        media = self.rules.media
-        return replace(self.rules, media=replace(media, max_seconds=min(media.max_seconds, encoder.max_audio_seconds)))

@@ -14,6 +14,7 @@ from packaging.version import Version
 from erv_lightning.doctor.memory import Memory, Plan, Shape, estimate
 from erv_lightning.doctor.sizes import Sizes
 from erv_lightning.labels import GOEMOTIONS, LabelSpace
+from erv_lightning.rl.reward_terms import EXPLANATION_REWARDS
 from erv_lightning.runs import RunFolder
 
 PACKAGES = (
@@ -31,7 +32,6 @@ KNOWN_BAD = (
 )
 # Beside this torch minor version these torchcodec wheels do not load.
 CODEC_FROM = ((Version("2.11"), Version("0.11.1")),)
-REWARDS_THAT_ASK = {"explanation", "paragraph", "top1", "half", "all_sentences", "gated", "self_consistent"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def check_policy(pretrained: str) -> list[Finding]:
 
 def check_verifier(pretrained: str | None, rewards: Mapping[str, float], spaces: Sequence[LabelSpace]) -> list[Finding]:
     """Whether the verifier is there and knows the data's labels, from its config alone."""
-    if not any(weight and name in REWARDS_THAT_ASK for name, weight in rewards.items()):
+    if not any(weight and name in EXPLANATION_REWARDS for name, weight in rewards.items()):
         return []
     if pretrained is None:
         return [Finding("rewards ask a verifier, but model.init_args.verifier is null: name one, or weight 0")]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from erv_lightning.text import Response
 
-VARIANTS = ("paper", "paragraph", "top1", "half", "all_sentences", "gated", "self_consistent")
+VARIANTS = ("paper", "paragraph", "top1", "half", "all_sentences", "gated", "self_consistent", "graded")
 """How `explanation_reward` counts; see there."""
 
-_ABOUT_ANSWERS = ("gated", "self_consistent")
+_ABOUT_ANSWERS = ("gated", "self_consistent", "graded")
 
 
 def format_reward(responses: Sequence[Response]) -> Tensor:
@@ -75,6 +75,9 @@ def explanation_reward(
     - ``all_sentences``: the denominator is always n.
     - ``gated``: 0 unless the answer is right.
     - ``self_consistent``: y is the policy's own answer; 0 without a valid one.
+    - ``graded``: the mean of p_y over all n sentences, without label sets; 0 unless the answer is right. After CA-EMER,
+      as method.md describes it: graded marks for every sentence instead of hits. [I] There a judge model marks each
+      sentence from 1 to 5 and weighs it by its function; here p stands for the mark, and all sentences weigh the same.
 
     Args:
         probs: one tensor (sentences, labels) per response, each probability in [0, 1]; no sentence, no
@@ -85,7 +88,7 @@ def explanation_reward(
         max_labels: most labels of one sentence, at least 1.
         variant: one of `VARIANTS`.
         answers: the emotion that each response answers, an index of the verifier's labels, −1 for none;
-            ``gated`` and ``self_consistent`` need it.
+            ``gated``, ``self_consistent`` and ``graded`` need it.
 
     Returns:
         (responses,), float32 in [0, 1].
@@ -105,6 +108,8 @@ def explanation_reward(
 
     sentences_N = torch.tensor([len(p) for p in probs], device=p_SK.device)
     aim_N, paid_N = (each.to(p_SK.device) for each in _aims(target, answers, variant))
+    if variant == "graded":
+        return paid_N * _mean_of_aim(p_SK, sentences_N, aim_N)
     in_set_SK = label_sets(p_SK, threshold, 1 if variant == "top1" else max_labels)
     match_N, nonneutral_N = _count_matches(in_set_SK, sentences_N, aim_N, neutral)
     every = (aim_N == neutral) | (variant == "all_sentences")
@@ -175,7 +180,7 @@ def _aims(target: Sequence[int], answers: Sequence[int] | None, variant: str) ->
     if answers is None or variant not in _ABOUT_ANSWERS:
         return target_N, torch.ones(len(target_N))
     answer_N = torch.as_tensor(answers)
-    if variant == "gated":
+    if variant in ("gated", "graded"):
         return target_N, (answer_N == target_N).float()
     return answer_N.clamp(min=0), (answer_N >= 0).float()
 
@@ -213,6 +218,14 @@ def _count_matches(in_set_SK: Tensor, sentences_N: Tensor, aim_N: Tensor, neutra
         none_N.index_add(0, response_S, match_S.long()),
         none_N.index_add(0, response_S, (~only_neutral_S).long()),
     )
+
+
+def _mean_of_aim(p_SK: Tensor, sentences_N: Tensor, aim_N: Tensor) -> Tensor:
+    """The mean probability of the wanted emotion over each response's sentences, (responses,); 0 without any."""
+    response_S = torch.arange(len(sentences_N), device=aim_N.device).repeat_interleave(sentences_N)
+    p_S = p_SK.gather(1, aim_N[response_S].unsqueeze(1)).squeeze(1)
+    sums_N = torch.zeros(len(sentences_N), device=p_SK.device).index_add(0, response_S, p_S)
+    return sums_N / sentences_N.clamp(min=1)
 
 
 def _check(

@@ -150,7 +150,7 @@ def test_a_function_that_cannot_be_found_says_how_to_write_it(target: str) -> No
 def test_an_unknown_name_is_refused_with_the_known_ones(weights: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"\['fromat'\]; built in are ") as error:
         RewardSum(weights, {})
-    known = "accuracy all_sentences care explanation format gated half overlong paragraph self_consistent top1"
+    known = "accuracy all_sentences care explanation format gated graded half overlong paragraph self_consistent top1"
     assert str(known.split()) in str(error.value)
 
 

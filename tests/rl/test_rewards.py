@@ -116,6 +116,12 @@ def test_gated_pays_the_papers_value_for_a_right_answer_alone():
     assert paid.tolist() == pytest.approx([2 / 3, 0.0, 0.0])
 
 
+def test_graded_pays_the_mean_probability_of_a_right_answer():
+    probs, target = [tensor([GLAD, BLAND, SORRY])] * 3, [HAPPY] * 3
+    paid = explanation_reward(probs, target, NEUTRAL, variant="graded", answers=[HAPPY, SAD, -1])
+    assert paid.tolist() == pytest.approx([(0.8 + 0.01 + 0.01) / 3, 0.0, 0.0])
+
+
 def test_self_consistent_asks_for_the_answers_emotion_whatever_the_label_is():
     probs = [tensor([GLAD, SORRY, SORRY, BLAND])] * 4
     for target in ([HAPPY] * 4, [SAD] * 4):
@@ -135,8 +141,10 @@ def test_the_other_variants_take_no_notice_of_the_answer(variant):
 
 def by_loop(probs, target, answer, neutral, threshold, max_labels, variant):
     """The definition, one sentence at a time, on lists."""
-    if (variant == "gated" and answer != target) or (variant == "self_consistent" and answer < 0):
+    if (variant in ("gated", "graded") and answer != target) or (variant == "self_consistent" and answer < 0):
         return 0.0
+    if variant == "graded":
+        return sum(p[target] for p in probs) / len(probs) if probs else 0.0
     aim = answer if variant == "self_consistent" else target
     match = nonneutral = 0
     for p in probs:
@@ -189,9 +197,10 @@ def test_half_precision_is_taken():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "mean"}, "'mean'.*paper, paragraph, top1, half, all_sentences, gated, self_consistent"),
+        ({"variant": "mean"}, "'mean'.*paper, paragraph, top1, half, all_sentences, gated, self_consistent, graded"),
         ({"variant": "gated"}, "variant 'gated' needs answers"),
         ({"variant": "self_consistent"}, "variant 'self_consistent' needs answers"),
+        ({"variant": "graded"}, "variant 'graded' needs answers"),
         ({"variant": "gated", "answers": [1, 2]}, "1 targets but 2 answers"),
         ({"variant": "gated", "answers": [-2]}, r"\[-2\] outside the verifier's 4 labels"),
         ({"variant": "self_consistent", "answers": [4]}, r"\[4\] outside the verifier's 4 labels"),

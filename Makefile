@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 SEEDS ?= 1
+STUDY_SEEDS ?= 3
 ARGS ?=
 
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help install demo test lint bench
+.PHONY: help install demo test lint bench study
 
 help:
 	@echo 'make install   make .venv with pinned versions (every other verb does it where needed)'
@@ -14,6 +15,7 @@ help:
 	@echo 'make test      run the tests; ARGS="-k grpo -x" is passed on to pytest'
 	@echo 'make lint      check format, lint and types'
 	@echo 'make bench     run the benchmarks'
+	@echo 'make study     how good must the verifier be? STUDY_SEEDS=3; about 25 minutes a seed'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with.'
 
@@ -41,6 +43,9 @@ lint: .venv/.installed
 
 bench: .venv/.bench
 	@$(VENV_PYTHON) -m benchmarks.run
+
+study: .venv/.installed
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m benchmarks.verifier_quality --seeds $(STUDY_SEEDS)
 
 # what only the benchmarks need; no other verb installs it
 .venv/.bench: .venv/.installed pyproject.toml

@@ -15,12 +15,14 @@ USAGE = """python -m erv_lightning VERB …
   fit       train a stage:          fit -c configs/grpo.yaml [-c OVERLAY …] [--key value …]
   validate  measure a run on the validation split
   test      measure a run on the test split, write predictions.jsonl
-  predict   write predictions.jsonl without measuring
+  predict   emotion and explanation of any clips:  predict clips/ --model runs/grpo/default
   doctor    what a run will take, and what keeps it from working:  doctor -c configs/grpo.yaml
   data      look at a data set, or rewrite it:  data check -c configs/sft.yaml -c configs/data/dfew.yaml
+  verifier  make what a verifier learns from:  verifier build-data -c configs/verifier.yaml --teacher labels --to DIR
   evaluate  measure a run, or a file of predictions, in every way:  evaluate runs/grpo/default
   explain   what the verifier reads in each sentence:  explain "He smiles. The voice trembles."
   export    write a run's model for transformers:  export runs/grpo/default --to models/erv
+  convert   read a published checkpoint of HumanOmni, R1-Omni or ERV:  convert humanomni PATH --out DIR
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
@@ -39,6 +41,21 @@ def _lightning(verb: str) -> Callable[[list[str]], int]:
         return main([verb, *argv], files, stage)
 
     return run
+
+
+def _predict(verb: str) -> Callable[[list[str]], int]:
+    def run(argv: list[str]) -> int:
+        from erv_lightning.commands.predict import is_for_clips, main
+
+        return (main if is_for_clips(argv) else _lightning(verb))(argv)
+
+    return run
+
+
+def _convert(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.convert import main
+
+    return main
 
 
 def _compare(verb: str) -> Callable[[list[str]], int]:
@@ -83,6 +100,12 @@ def _data(verb: str) -> Callable[[list[str]], int]:
     return main
 
 
+def _verifier(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.verifier import main
+
+    return main
+
+
 def _demo(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.demo import main
 
@@ -94,12 +117,14 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "fit": _lightning,
     "validate": _lightning,
     "test": _lightning,
-    "predict": _lightning,
+    "predict": _predict,
     "doctor": _doctor,
     "data": _data,
+    "verifier": _verifier,
     "evaluate": _evaluate,
     "explain": _explain,
     "export": _export,
+    "convert": _convert,
     "compare": _compare,
     "sweep": _sweep,
     "demo": _demo,

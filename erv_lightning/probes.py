@@ -21,7 +21,7 @@ DRAWS = 5  # explanations for each probe and label
 FOOLED = 0.5  # share of the full pay, or of the verdicts
 
 # Honest sentences for the labels that the grammar of the built-in clips has no words for.
-_CUES = {
+CUES = {
     "contempt": (
         "One corner of the mouth rises into a contemptuous smirk.",
         "The tone drips with scorn and mockery.",
@@ -82,9 +82,9 @@ def _sentences(label: str, rng: random.Random) -> list[str]:
     place = DFEW.id(label)
     if place >= 0:
         return [sentence.text for sentence in write_explanation(EMOTIONS[place], rng).sentences]
-    if label not in _CUES:
-        raise ValueError(f"there are no probes for the label {label!r}; there are for {', '.join([*EMOTIONS, *_CUES])}")
-    return list(_CUES[label])
+    if label not in CUES:
+        raise ValueError(f"there are no probes for the label {label!r}; there are for {', '.join([*EMOTIONS, *CUES])}")
+    return list(CUES[label])
 
 
 def _another(label: str, space: LabelSpace, rng: random.Random) -> str:

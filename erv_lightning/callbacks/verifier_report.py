@@ -20,19 +20,24 @@ from torch.distributed.tensor import DTensor
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules.verifier import VerifierModule
 from erv_lightning.report.cells import plain
+from erv_lightning.report.robustness import robustness_figure
+from erv_lightning.report.teacher import agreement, distance
 from erv_lightning.report.verifier import (
     CONFUSABLE,
     Scored,
     assess,
+    counting,
+    decisions,
     markdown,
     pr_figure,
     reliability_figure,
 )
+from erv_lightning.robustness import by_novelty, robustness
 from erv_lightning.runs import RunFolder
-from erv_lightning.stats.calibration import fit_calibration
+from erv_lightning.stats.calibration import Link, fit_calibration, probabilities
 
 if TYPE_CHECKING:
-    from erv_lightning.data.datamodule import ClipDataModule
+    from erv_lightning.data.datamodule import ClipDataModule, Sentence
 
 NAME = "verifier_report"
 BATCHES = (1, 64)  # of the speed test
@@ -48,15 +53,19 @@ class VerifierReport(L.Callback):
     Args:
         run: whose folder it is written to.
         seconds: how long each batch size of the speed test may take; 0: no speed test.
+        perturbed: how many different test sentences are changed and read again, some twelve times each; 0: none, and no
+            numbers on robustness.
 
     Raises:
-        ValueError: seconds out of range.
+        ValueError: seconds or perturbed out of range.
     """
 
-    def __init__(self, run: RunFolder, seconds: float = 2.0) -> None:
+    def __init__(self, run: RunFolder, seconds: float = 2.0, perturbed: int = 500) -> None:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"VerifierReport: seconds is {seconds}: it must be at least 0")
-        self.run, self.seconds = run, seconds
+        if perturbed < 0:
+            raise ValueError(f"VerifierReport: perturbed is {perturbed}: it must be at least 0")
+        self.run, self.seconds, self.perturbed = run, seconds, perturbed
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The report of a verifier; nothing for other modules."""
@@ -66,16 +75,17 @@ class VerifierReport(L.Callback):
         with trainer.precision_plugin.forward_context():
             test = Scored(*module.scored(data.sentences("test")))
             val = self._validation(module, data)
+            changed = self._changed(module, data)
         if not trainer.is_global_zero:
             return
         report = self._report(module, test, val)
-        texts = [sentence.text for sentence in data.sentences("test")]
+        report |= self._beside(report, module.link, test, changed, data)
         report["machine"] = machine()
         if any(isinstance(weight, DTensor) for weight in module.verifier.parameters()):
             report["speed"] = []
             report["notes"].append("No speed: the classifier is sharded over processes.")
         else:
-            report["speed"] = speed(module.verifier, texts, self.seconds) if self.seconds else []
+            report["speed"] = self._speed(module.verifier, data) if self.seconds else []
         rank_zero_info(f"verifier report: {self._write(report)}")
 
     def _validation(self, module: VerifierModule, data: ClipDataModule) -> Scored | str:
@@ -85,6 +95,32 @@ class VerifierReport(L.Callback):
         except ValueError as error:
             return str(error)
         return Scored(*module.scored(sentences))
+
+    def _changed(self, module: VerifierModule, data: ClipDataModule) -> dict[str, Any] | None:
+        """Robustness to changed sentences; every process reads the same."""
+        assert module.verifier is not None
+        if not self.perturbed:
+            return None
+        return robustness(module.verifier, module.space, data.sentences("test"), most=self.perturbed)
+
+    def _speed(self, verifier: EmotionVerifier, data: ClipDataModule) -> list[dict[str, float]]:
+        return speed(verifier, [sentence.text for sentence in data.sentences("test")], self.seconds)
+
+    def _beside(
+        self, report: dict[str, Any], link: Link, test: Scored, changed: dict[str, Any] | None, data: ClipDataModule
+    ) -> dict[str, Any]:
+        """What the test sentences themselves are needed for: the teacher, and what training had."""
+        sentences, labels = data.sentences("test"), report["labels"]
+        counted = counting(test, link)
+        true, decided = counted.targets > 0, decisions(counted, labels, link, report.get("calibration"))
+        taught = distance(probabilities(test.logits, link), [sentence.probs for sentence in sentences])
+        found: dict[str, Any] = {"teacher": {"labels": agreement(decided, true, labels), "probabilities": taught}}
+        if changed is not None:
+            texts = [sentence.text for sentence in sentences if link == "sigmoid" or sentence.labels]
+            known = {sentence.text for sentence in _training(data)}
+            novelty = by_novelty(next(iter(decided.values())), true, texts, known) if known else None
+            found["robustness"] = {**changed, "novelty": novelty}
+        return found
 
     def _report(self, module: VerifierModule, test: Scored, val: Scored | str) -> dict[str, Any]:
         link, labels, notes, calibration = module.link, module.space.names, [], None
@@ -108,14 +144,24 @@ class VerifierReport(L.Callback):
     def _write(self, report: dict[str, Any]) -> Path:
         folder = self.run.path
         folder.mkdir(parents=True, exist_ok=True)
-        figures = {f"{NAME}_pr.png": pr_figure(report), f"{NAME}_reliability.png": reliability_figure(report)}
+        figures = {"pr": pr_figure(report), "reliability": reliability_figure(report)}
+        if "robustness" in report:
+            figures["robustness"] = robustness_figure(report["robustness"])
         for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=150)
+            figure.savefig(folder / f"{NAME}_{name}.png", dpi=150)
         page = folder / f"{NAME}.md"
-        page.write_text(markdown(report, list(figures)), encoding="utf-8")
+        page.write_text(markdown(report, {name: f"{NAME}_{name}.png" for name in figures}), encoding="utf-8")
         text = json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False)
         page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         return page
+
+
+def _training(data: ClipDataModule) -> Sequence[Sentence]:
+    """The training sentences; none where only the other splits have labelled ones."""
+    try:
+        return data.sentences("train")
+    except ValueError:
+        return ()
 
 
 @torch.no_grad()

@@ -58,6 +58,9 @@ def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row = sample.to_json()
     del row["record"], row["split"]
     row["sentence_labels"] = [None if labels is None else list(labels) for labels in sample.sentence_labels]
+    row["sentence_probs"] = [
+        None if probs is None else dict(zip(sample.space.names, probs, strict=True)) for probs in sample.sentence_probs
+    ]
     for key in ("clip", "audio"):
         row[key] = _seen_from(folder, row[key])
     return row
@@ -78,5 +81,10 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     text = datasets.Value("string")
     numbers = {"fold": datasets.Value("int64"), "weight": datasets.Value("float64")}
     special = {**numbers, "sentence_labels": datasets.List(datasets.List(text))}
+    labels = {label for row in rows for probs in row["sentence_probs"] for label in probs or ()}
+    if labels:
+        special["sentence_probs"] = datasets.List({label: datasets.Value("float64") for label in sorted(labels)})
+    else:  # a column of records needs a field
+        rows = [{key: value for key, value in row.items() if key != "sentence_probs"} for row in rows]
     features = datasets.Features({key: special.get(key, text) for key in rows[0]})
     datasets.Dataset.from_list(rows, features=features).to_parquet(str(path))

@@ -8,13 +8,14 @@ no config, log, cache or error.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from erv_lightning.judges.asking import Asking
-from erv_lightning.judges.protocol import Judge, Verdicts
+from erv_lightning.judges.protocol import Judge, LabelSets, Verdicts
 from erv_lightning.judges.reply_cache import Reply, ReplyCache, request_key, sendable
 from erv_lightning.labels import LabelSpace
 
@@ -24,8 +25,16 @@ PROMPT = (
 )
 """The paper's, word for word; it is the only message."""
 
+SENTENCE_PROMPT = (
+    "Which of these emotions does the sentence convey: {labels}? Reply with one or more of them, the strongest first, "
+    "separated by commas, and nothing else.\nSentence: {sentence}\nEmotions:"
+)
+"""Asks for all emotions of one sentence; the method says that a language model labelled them, not how it was asked."""
+
+_BETWEEN = re.compile(r"[,;/&\n]|\band\b", re.IGNORECASE)  # labels in a reply
 _OURS = ("model", "messages", "stream", "n")  # fields of the request that `extra` may not set
 _MARKS = " \t\n\"'`*“”‘’"  # what models like to put around a word
+_MARKS_OF_LISTS = _MARKS + "-•.:[](){}0123456789"
 
 
 @dataclass
@@ -156,22 +165,63 @@ class ChatJudge(Judge):
         replies = self._replies(list(dict.fromkeys(prompt for prompt in prompts if prompt is not None)))
         return Verdicts([-1 if prompt is None else self._verdict(replies[prompt], space) for prompt in prompts])
 
+    def conveyed(
+        self, sentences: Sequence[str], space: LabelSpace, threshold: float = 0.1, max_labels: int = 2
+    ) -> LabelSets:
+        """The labels that the model names, with a prompt of its own: `SENTENCE_PROMPT`.
+
+        A reply is read kindly: commas, "and" or lines between labels, marks around them, synonyms; other words in it
+        are passed over. One without a label of the space is no label, whatever `outside` says, and is counted there. Of
+        more labels than `max_labels` the first stay; without probabilities there is no `threshold`.
+        """
+        texts = [sendable(text) for text in sentences]
+        prompts = [
+            SENTENCE_PROMPT.format(labels=self._labels(text, space), sentence=text) if text.strip() else None
+            for text in texts
+        ]
+        replies = self._replies(list(dict.fromkeys(prompt for prompt in prompts if prompt is not None)))
+        return LabelSets(
+            [() if prompt is None else self._named(replies[prompt], space)[:max_labels] for prompt in prompts]
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The model and what it is asked of a sentence, not the address, the haste or the price."""
+        order = {"order": "permuted", "seed": self.seed} if self.order == "permuted" else {"order": self.order}
+        return {"class": type(self).__name__, "model": self.model, **order, **self.fields, "prompt": SENTENCE_PROMPT}
+
     def prompt(self, explanation: str, space: LabelSpace) -> str:
         """What the model is asked about an explanation."""
         explanation = sendable(explanation)
+        return PROMPT.format(labels=self._labels(explanation, space), explanation=explanation)
+
+    def _labels(self, text: str, space: LabelSpace) -> str:
+        """The labels in the order in which they are offered for a text."""
         labels = list(space.names)
         if self.order == "permuted":
-            random.Random(f"{self.seed} {explanation}").shuffle(labels)
-        return PROMPT.format(labels=", ".join(labels), explanation=explanation)
+            random.Random(f"{self.seed} {text}").shuffle(labels)
+        return ", ".join(labels)
+
+    def _named(self, reply: Reply, space: LabelSpace) -> tuple[int, ...]:
+        """The ids of all labels that a reply names, in its order."""
+        pieces = _BETWEEN.split(_bare(reply.text or ""))
+        words = [piece.strip(_MARKS_OF_LISTS).rpartition(":")[2].strip(_MARKS_OF_LISTS) for piece in pieces]
+        ids = [space.id(word) for word in words]
+        found = tuple(dict.fromkeys(label for label in ids if label >= 0))
+        if not found:
+            self._count_outside(reply)
+        return found
 
     def _verdict(self, reply: Reply, space: LabelSpace) -> int:
         label = -1 if reply.text is None else space.id(_bare(reply.text))
         if label >= 0:
             return label
+        self._count_outside(reply)
+        return space.neutral if self.outside == "neutral" else -1
+
+    def _count_outside(self, reply: Reply) -> None:
         self.usage.outside += 1
         self.usage.refused += reply.text is None
         self.usage.cut += reply.text is not None and reply.cut
-        return space.neutral if self.outside == "neutral" else -1
 
     def _replies(self, prompts: list[str]) -> dict[str, Reply]:
         """The reply to each prompt: from the cache where it is there, else from the network."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from erv_lightning.labels import LabelSpace
+from erv_lightning.rl.rewards import label_sets
+
+_WITHOUT_INFLUENCE = ("name", "batch_size", "device")  # settings that change no verdict
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,19 @@ class Verdicts:
     probs: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class LabelSets:
+    """The emotions that each of N sentences conveys.
+
+    Attributes:
+        label_ids: (N,), ids of the label space, none twice and the surest first; empty where a sentence conveys none.
+        probs: (N, labels of the space), as in `Verdicts`.
+    """
+
+    label_ids: list[tuple[int, ...]]
+    probs: Tensor | None = None
+
+
 class Judge(ABC):
     """Names the emotion that an explanation conveys, from its text alone.
 
@@ -38,6 +56,47 @@ class Judge(ABC):
     @abstractmethod
     def read(self, explanations: Sequence[str], space: LabelSpace) -> Verdicts:
         """The emotion of each explanation, in the order given. An empty one has none: −1."""
+
+    def conveyed(
+        self, sentences: Sequence[str], space: LabelSpace, threshold: float = 0.1, max_labels: int = 2
+    ) -> LabelSets:
+        """All the emotions of each sentence, in the order given: what a verifier is taught.
+
+        A judge with probabilities takes the reward's own rule, see `rl.rewards.label_sets`; one without has the single
+        label of `read`, or none.
+
+        Args:
+            sentences: one at a time, not whole explanations.
+            space: the labels that count.
+            threshold: least probability, exclusive, of a label.
+            max_labels: most labels of one sentence, at least 1.
+        """
+        verdicts = self.read(sentences, space)
+        if verdicts.probs is None:
+            return LabelSets([() if label < 0 else (label,) for label in verdicts.label_ids])
+        probs_NK = verdicts.probs.nan_to_num(0.0)
+        in_set_NK = label_sets(probs_NK, threshold, max_labels).tolist()
+        order_NK = probs_NK.argsort(dim=1, descending=True, stable=True).tolist()
+        return LabelSets(
+            [
+                () if label < 0 else tuple(one for one in order if held[one])
+                for label, order, held in zip(verdicts.label_ids, order_NK, in_set_NK, strict=True)
+            ],
+            verdicts.probs,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which emotions a sentence conveys to it, as plain JSON: its class, and the settings it keeps.
+
+        Two judges with equal settings say the same. No key or password is in them.
+        """
+        own = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        told = {
+            name: value
+            for name, value in own.items()
+            if isinstance(value, str | int | float | list | dict) and name not in _WITHOUT_INFLUENCE
+        }
+        return {"class": type(self).__name__, **told}
 
     def __call__(self, explanations: Sequence[str], space: LabelSpace) -> list[int]:
         """Label ids alone; −1 where an explanation conveys no one emotion."""

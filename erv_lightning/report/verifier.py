@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from erv_lightning.report import robustness, teacher
 from erv_lightning.report.cells import grid, number
 from erv_lightning.report.figures import PALETTE
 from erv_lightning.stats.calibration import (
@@ -72,25 +73,42 @@ def assess(
     Returns:
         JSON types, NaN where a number is undefined.
     """
-    if link == "softmax":
-        labelled = test.targets.sum(axis=1) > 0
-        test = Scored(test.logits[labelled], test.targets[labelled])
+    test = counting(test, link)
     probs, true = probabilities(test.logits, link), test.targets > 0
     said = _said(probs, link)
-    decisions = {"argmax" if link == "softmax" else "above 0.5": said, "paper: above 0.1, top 2": _paper_sets(probs)}
     report: dict[str, Any] = {"sentences": len(true), "labels": list(labels), "link": link}
     temperatures = {"raw": 1.0}
     if calibration is not None:
         report["calibration"] = dict(calibration)
         temperatures["calibrated"] = calibration["temperature"]
-        at = np.array([calibration["thresholds"][label] for label in labels])
-        decisions["fitted thresholds"] = probabilities(test.logits, link, calibration["temperature"]) > at
-    report["f1"] = {rule: _f1(true, decided) for rule, decided in decisions.items()}
+    decided = decisions(test, labels, link, calibration)
+    report["f1"] = {rule: _f1(true, sets) for rule, sets in decided.items()}
     report["classes"] = {label: _class(true[:, k], said[:, k], probs[:, k]) for k, label in enumerate(labels)}
     report["confusion"] = [_pair(true, said, first, second, labels) for first, second in pairs]
     report["reliability"] = {name: _reliability(test, link, t) for name, t in temperatures.items()}
     report["pr_curves"] = {label: _curve(probs[:, k], true[:, k]) for k, label in enumerate(labels)}
     return report
+
+
+def counting(test: Scored, link: Link) -> Scored:
+    """The sentences that numbers are of: with ``softmax``, those that have a label."""
+    if link == "sigmoid":
+        return test
+    labelled = test.targets.sum(axis=1) > 0
+    return Scored(test.logits[labelled], test.targets[labelled])
+
+
+def decisions(
+    test: Scored, labels: Sequence[str], link: Link, calibration: Mapping[str, Any] | None = None
+) -> dict[str, Bools]:
+    """By rule, (N, K): the labels that the verifier gives each sentence. Arguments as of `assess`."""
+    probs = probabilities(test.logits, link)
+    first = "argmax" if link == "softmax" else "above 0.5"
+    by_rule = {first: _said(probs, link), "paper: above 0.1, top 2": _paper_sets(probs)}
+    if calibration is not None:
+        at = np.array([calibration["thresholds"][label] for label in labels])
+        by_rule["fitted thresholds"] = probabilities(test.logits, link, calibration["temperature"]) > at
+    return by_rule
 
 
 def _said(probs: Floats, link: Link) -> Bools:
@@ -162,8 +180,8 @@ def _curve(probs: Floats, true: Bools) -> dict[str, list[float]]:
 # -- what people read ---------------------------------------------------------------------------------------------
 
 
-def markdown(report: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    """A page that shows the image files `pictures`."""
+def markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """A page that shows image files: `pictures` by ``pr``, ``reliability`` and ``robustness``."""
     rules = [[rule, *(number(f1[name]) for name in ("macro", "micro"))] for rule, f1 in report["f1"].items()]
     classes = [[name, str(of["sentences"]), *(number(of[key]) for key in _OF_CLASS)] for name, of in _rows(report)]
     parts = [
@@ -173,13 +191,17 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[str]) -> str:
         "## Classes",
         f"Precision, recall and F1 by the first of these rules ({next(iter(report['f1']))}).",
         grid("", ["sentences", *_OF_CLASS.values()], classes),
-        *(f"![{picture}]({picture})" for picture in pictures),
+        *(f"![{pictures[name]}]({pictures[name]})" for name in ("pr", "reliability") if name in pictures),
         "## Confusable pairs",
         "Sentences with one label of the pair and not the other, by what was said of the two.",
         *(_pair_table(one) for one in report["confusion"]),
         "## Calibration",
         _calibration(report),
     ]
+    if "robustness" in report:
+        parts += robustness.section(report["robustness"], pictures.get("robustness"))
+    if "teacher" in report:
+        parts += teacher.section(report["teacher"])
     if report.get("speed"):
         titles = ["sentences/s", "ms a batch, median", "ms, slowest tenth from", "batches"]
         keys = (("sentences_per_s", ".0f"), ("latency_ms_median", ".2f"), ("latency_ms_p90", ".2f"), ("batches", "d"))

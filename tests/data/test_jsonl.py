@@ -131,3 +131,33 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"train\.jsonl"):
         JsonlClips(str(tmp_path)).samples("train")
+
+
+# -- a teacher's probabilities -------------------------------------------------------------------------------------
+
+SURE = {"happy": 0.9, "sad": 0, "neutral": 0.1, "angry": 0.0, "surprise": 1, "disgust": 0.0, "fear": 0.0}
+
+
+def test_probabilities_of_sentences_are_read_in_the_order_of_the_space(tmp_path: Path) -> None:
+    backwards = dict(reversed(SURE.items()))
+    write(tmp_path, {"clip": "1.mp4", "label": "sad", "explanation": "A. B.", "sentence_probs": [None, backwards]})
+    (sample,) = JsonlClips(str(tmp_path)).samples("train")
+    assert sample.sentence_probs == (None, (0.9, 0.0, 0.1, 0.0, 1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("probs", "why"),
+    [
+        ([None], "1 sentence probabilities for 2 sentences"),
+        ([None, [0.1]], r"wrong type under \['sentence_probs'\]"),
+        ({"happy": 1}, r"wrong type under \['sentence_probs'\]"),
+        ([None, {"happy": 1}], "no probability of sad, neutral"),
+        ([None, {**SURE, "contempt": 0}], "label 'contempt' is not in the label space"),
+        ([None, {**SURE, "sad": 1.01}], "between 0 and 1 .* sad: 1.01"),
+        ([None, {**SURE, "sad": True}], "between 0 and 1 .* sad: True"),
+    ],
+)
+def test_probabilities_that_are_none_are_named(tmp_path: Path, probs: object, why: str) -> None:
+    write(tmp_path, {"clip": "1.mp4", "label": "sad", "explanation": "A. B.", "sentence_probs": probs})
+    with pytest.raises(ValueError, match=rf"train\.jsonl:1: .*{why}"):
+        JsonlClips(str(tmp_path)).samples("train")

@@ -25,6 +25,7 @@ SAMPLES = [
         split="test",
         explanation="She laughs. She is startled. It is late.",
         sentence_labels=(("joy", "surprise"), None, ()),
+        sentence_probs=((0.0, 0.75, 0.125, 0.0, 0.0, 0.0, 1.0), None, (0.25,) * 7),
         subtitle='"Oh!\u2028Yes." – 高兴',
         fold=3,
         source="Friends",
@@ -78,6 +79,17 @@ def test_relative_paths_are_written_relative_to_the_file_and_read_back_as_they_w
         ("out/clips/1.mp4", "data/sound/1.wav"),
         ("data/dfew/clip/1.mp4", ""),
     ]
+
+
+@pytest.mark.parametrize(("suffix", "reader"), KINDS)
+def test_probabilities_over_different_labels_share_a_file(
+    tmp_path: Path, suffix: str, reader: Callable[[str], ClipSource]
+) -> None:
+    other = replace(
+        SAMPLES[1], explanation="A. B.", sentence_labels=(("sad",), None), sentence_probs=(None, (0.5,) * 7)
+    )
+    write_samples([SAMPLES[0], other, replace(SAMPLES[1], id="3")], tmp_path / f"test{suffix}")
+    assert without_records(reader(str(tmp_path)).samples("test"))[:2] == without_records([SAMPLES[0], other])
 
 
 def test_every_field_of_a_sample_is_tried() -> None:

@@ -122,5 +122,7 @@ class ChatServer:
 
 
 def explanation_in(prompt: str) -> str:
-    """The explanation that a prompt is about."""
+    """The explanation, or the sentence, that a prompt is about."""
+    if "\nSentence: " in prompt:
+        return prompt.split("\nSentence: ", 1)[1].removesuffix("\nEmotions:")
     return prompt.split("\nReason: ", 1)[1].removesuffix("\nAnswer Emotion:")

@@ -13,6 +13,7 @@ from erv_lightning.data.readers.mixed import MixedClips
 from erv_lightning.data.readers.ovmerd import OvMerd
 from erv_lightning.data.readers.r1_omni import R1Omni
 from erv_lightning.data.readers.ravdess import Ravdess
+from erv_lightning.data.readers.sentences import SentenceFiles
 from erv_lightning.data.readers.sharded import ShardedClips
 from erv_lightning.data.readers.synthetic import SyntheticClips
 
@@ -31,6 +32,7 @@ __all__ = [
     "ParquetClips",
     "R1Omni",
     "Ravdess",
+    "SentenceFiles",
     "ShardedClips",
     "SyntheticClips",
 ]

@@ -6,13 +6,13 @@ import importlib
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from erv_lightning.data.readers.files import known_label, raise_problems
 from erv_lightning.data.sample import QUESTION, ClipSource, Sample
-from erv_lightning.labels import get_label_space
+from erv_lightning.labels import LabelSpace, get_label_space
 from erv_lightning.text import split_sentences
 
 
@@ -64,8 +64,10 @@ class _RowClips(ClipSource):
         space = get_label_space(row.get("label_space", self.label_space))
         sentence_labels = row.get("sentence_labels", [])
         sentences = len(split_sentences(row.get("explanation", "")))
-        if sentence_labels and len(sentence_labels) != sentences:
-            raise ValueError(f"{len(sentence_labels)} sentence labels for {sentences} sentences")
+        sentence_probs = row.get("sentence_probs", [])
+        for what, given in (("labels", sentence_labels), ("probabilities", sentence_probs)):
+            if given and len(given) != sentences:
+                raise ValueError(f"{len(given)} sentence {what} for {sentences} sentences")
         return Sample(
             id=str(row.get("id", Path(record).name)),
             dataset=str(row.get("dataset", self.root.name)),
@@ -79,6 +81,7 @@ class _RowClips(ClipSource):
                 None if labels is None else tuple(known_label(space, label) for label in labels)
                 for labels in sentence_labels
             ),
+            sentence_probs=tuple(None if probs is None else known_probs(space, probs) for probs in sentence_probs),
             subtitle=row.get("subtitle", ""),
             fold=row.get("fold"),
             source=row.get("source", ""),
@@ -139,6 +142,22 @@ class ParquetClips(_RowClips):
             raise ValueError(f"{str(path)!r} is not Parquet ({error}): is the file complete?") from error
 
 
+def known_probs(space: LabelSpace, probs: Mapping[str, Any]) -> tuple[float, ...]:
+    """Probabilities by label in the order of the space.
+
+    Raises:
+        ValueError: a label is missing, is not of the space or stands twice, or a value is no probability.
+    """
+    found = {known_label(space, label): p for label, p in probs.items() if p is not None}  # Parquet's for no entry
+    if missing := [name for name in space.names if name not in found]:
+        raise ValueError(f"no probability of {', '.join(missing)}: each label of {space.name!r} needs one")
+    wrong = [f"{name}: {p!r}" for name, p in found.items() if isinstance(p, bool) or not isinstance(p, int | float)]
+    wrong = wrong or [f"{name}: {p}" for name, p in found.items() if not 0 <= p <= 1]
+    if wrong or len(found) < sum(p is not None for p in probs.values()):
+        raise ValueError(f"probabilities between 0 and 1 are needed, one a label, got {', '.join(wrong) or probs}")
+    return tuple(float(found[name]) for name in space.names)
+
+
 def parquet_library(name: str = "datasets") -> Any:
     """Hugging Face datasets, or a library that comes with it. Raises ValueError where it is not installed."""
     try:
@@ -168,6 +187,9 @@ def _check_types(row: dict[str, Any]) -> None:
     rows = labels if isinstance(labels, list) else [labels]
     if not all(one is None or (isinstance(one, list) and all(isinstance(name, str) for name in one)) for one in rows):
         wrong.append("sentence_labels")
+    probs = row.get("sentence_probs", [])
+    if not isinstance(probs, list) or not all(one is None or isinstance(one, dict) for one in probs):
+        wrong.append("sentence_probs")
     if wrong:
         raise ValueError(f"values of a wrong type under {wrong}")
     if not row.get("weight", 1) > 0:

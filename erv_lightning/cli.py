@@ -44,7 +44,7 @@ from erv_lightning.judges import VerifierJudge
 from erv_lightning.models import QwenOmniBackbone
 from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.modules import GRPOModule, SFTModule, VerifierModule
-from erv_lightning.prerequisites import train_missing
+from erv_lightning.prerequisites import DEFAULT_BASE, train_missing
 from erv_lightning.rl.reward_terms import ExplanationRule
 from erv_lightning.rl.rollout import Sampling
 from erv_lightning.runs import RunFolder
@@ -56,9 +56,11 @@ BEST_BY = {"sft": "val/fcr", "grpo": "val/fcr", "verifier": "val/f1_macro"}
 _SETTINGS = {
     "name": ("default", "name of the run within its stage"),
     "runs": ("runs", "folder that holds the runs of all stages"),
-    "base": ("tiny", "model that SFT starts from: tiny, a folder or a hub id"),
+    "base": (DEFAULT_BASE, "model that SFT starts from: tiny, a folder or a hub id"),
     "from_sft": ("default", "name of the SFT run that GRPO starts from"),
     "from_verifier": ("default", "name of the verifier run that GRPO uses"),
+    "sft_config": ("", "what a missing SFT run is trained with; by default sft.yaml beside this config"),
+    "verifier_config": ("", "what a missing verifier run is trained with; by default verifier.yaml beside this config"),
 }
 
 # Numbers that configs refer to, so that one overlay can serve several stages: default and meaning.

@@ -17,6 +17,7 @@ from erv_lightning.errors import ConfigError
 from erv_lightning.runs import RunFolder
 
 # Overlays that a stage hands on to the stages it builds on, by config group.
+DEFAULT_BASE = "tiny"  # of the setting `base`: a stage's own config then decides
 HANDED_ON = {"sft": {"model", "data", "judge", "trainer"}, "verifier": {"data", "trainer"}}
 
 
@@ -48,16 +49,32 @@ def train_missing(settings: Namespace, stage: str, files: Sequence[ConfigFile]) 
 
 
 def _fit_words(run: RunFolder, settings: Namespace, files: Sequence[ConfigFile]) -> list[str]:
+    config = _config(run, settings, files)
+    overlays = [file.path for file in files if file.group in HANDED_ON[run.stage]]
+    words = ["fit", *(word for path in (str(config), *overlays) for word in ("-c", path))]
+    words += ["--name", run.name, "--runs", str(run.root), "--seed_everything", str(settings.seed_everything)]
+    if run.stage == "sft" and settings.base != DEFAULT_BASE:
+        words += ["--base", settings.base]
+    if run.last.is_file() and not run.export.is_dir():  # it was interrupted
+        words += ["--ckpt_path", "last"]
+    return words
+
+
+def _config(run: RunFolder, settings: Namespace, files: Sequence[ConfigFile]) -> Path:
+    """What a missing run is trained with.
+
+    Raises:
+        ConfigError: a file that is not there.
+    """
+    if named := settings.get(f"{run.stage}_config"):
+        if not Path(named).is_file():
+            raise ConfigError(f"{run.export} does not exist, and neither does {run.stage}_config {named!r}")
+        return Path(named)
     folders = [*(Path(file.path).parent for file in files), Path("configs")]
     found = [folder / f"{run.stage}.yaml" for folder in folders if (folder / f"{run.stage}.yaml").is_file()]
     if not found:
         raise ConfigError(f"{run.export} does not exist, and there is no configs/{run.stage}.yaml to make it with")
-    overlays = [file.path for file in files if file.group in HANDED_ON[run.stage]]
-    words = ["fit", *(word for path in (str(found[0]), *overlays) for word in ("-c", path))]
-    words += ["--name", run.name, "--runs", str(run.root), "--seed_everything", str(settings.seed_everything)]
-    if run.last.is_file() and not run.export.is_dir():  # it was interrupted
-        words += ["--ckpt_path", "last"]
-    return words
+    return found[0]
 
 
 def _run(command: list[str]) -> int:

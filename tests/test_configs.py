@@ -17,7 +17,8 @@ from erv_lightning.runs import STAGES
 pytest_plugins = ("cli_fixtures",)
 
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
-OVERLAYS = [config for config in CONFIGS if Path(config).parent.name != "configs"]
+WHOLE = ("configs", "recipes")  # folders of configs that stand alone
+OVERLAYS = [config for config in CONFIGS if Path(config).parent.name not in WHOLE]
 
 # What each group of overlays may be put on.
 STAGES_OF = {

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 LINES = [line.split(" #")[0].strip().removeprefix("$ ") for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line.partition("erv_lightning ")[2] for line in LINES if re.match(r"\S*python -m erv_lightning ", line)]
-LIGHTNING = [command for command in COMMANDS if command.split()[0] in {"fit", "validate", "test", "predict"}]
+LIGHTNING = [command for command in COMMANDS if re.match(r"(fit|validate|test|predict) -c ", command)]
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",

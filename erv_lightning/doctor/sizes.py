@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from transformers import (
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -20,11 +19,10 @@ from transformers import (
 )
 
 from erv_lightning.models.backbone import LoraSpec
-from erv_lightning.models.qwen_omni import LORA_TARGETS, PARTS
+from erv_lightning.models.hugging_face import Layout
+from erv_lightning.models.qwen3_omni import Qwen3OmniBackbone
+from erv_lightning.models.qwen_omni import QwenOmniBackbone
 from erv_lightning.models.tiny import TINY, tiny_policy
-
-# Experts stand in one tensor, which adapters on linear maps do not reach.
-ATTENTION_TARGETS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj)"
 
 # Shapes as in the models' published config.json, for use offline. Where a key is missing, transformers' own default
 # holds. Qwen2_5OmniThinkerConfig() is the 7B but for its vision tower, whose width there is 3584, not 1280.
@@ -148,7 +146,7 @@ def config_of(pretrained: str) -> tuple[Any, str]:
 
 
 def sizes_of(pretrained: str, lora: LoraSpec | None = None, freeze: Sequence[str] = ()) -> Sizes:
-    """The sizes of a policy as `QwenOmniBackbone` of these arguments would make it.
+    """The sizes of a policy as the backbone of these arguments would make it.
 
     Raises:
         ValueError: see `config_of`.
@@ -156,27 +154,21 @@ def sizes_of(pretrained: str, lora: LoraSpec | None = None, freeze: Sequence[str
     config, assumed = config_of(pretrained)
     moe = isinstance(config, Qwen3OmniMoeThinkerConfig)
     made = Qwen3OmniMoeThinkerForConditionalGeneration if moe else Qwen2_5OmniThinkerForConditionalGeneration
+    layout = (Qwen3OmniBackbone if moe else QwenOmniBackbone).layout
     with torch.device("meta"):
         model: Any = made(config)
-        if not moe:
-            model.model.audio_tower.audio_bos_eos_token.requires_grad_(False)
-        for part in freeze:
-            getattr(model.model, PARTS[part]).requires_grad_(False)
-        if lora is not None:
-            model.requires_grad_(False)
-            targets = ATTENTION_TARGETS if moe else LORA_TARGETS
-            inject_adapter_in_model(LoraConfig(r=lora.rank, target_modules=targets), model)
-    return _sizes(pretrained, assumed, config, model, lora)
+        layout.prepare(model, lora, freeze)
+    return _sizes(pretrained, assumed, config, model, layout, lora)
 
 
 def _count(module: Any, trained: bool = False) -> int:
     return sum(one.numel() for one in module.parameters() if one.requires_grad or not trained)
 
 
-def _sizes(name: str, assumed: str, config: Any, model: Any, lora: LoraSpec | None) -> Sizes:
-    language, vision, audio = (getattr(model.model, PARTS[part]) for part in ("language", "vision", "audio"))
+def _sizes(name: str, assumed: str, config: Any, model: Any, layout: Layout, lora: LoraSpec | None) -> Sizes:
+    (language,), (vision,), (audio,) = (layout.modules(model, part) for part in ("language", "vision", "audio"))
     text, see, hear = config.text_config, config.vision_config, config.audio_config
-    layer = _count(language.layers[0])
+    layer = _count(model.get_submodule(layout.decoder).layers[0])
     experts, active = getattr(text, "num_experts", 0), getattr(text, "num_experts_per_tok", 0)
     ffn, idle = text.intermediate_size, 0
     if experts:

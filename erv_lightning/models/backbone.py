@@ -1,13 +1,14 @@
 """What the rest of the code needs from a multimodal language model, and the two records that travel to it.
 
-Legend: P prompts, T prompt tokens, H hidden width, V vocabulary, S positions attended to.
+Legend: P prompts, T prompt tokens, H hidden width, V vocabulary, S positions attended to. W is the width of embeddings:
+H, or more for a decoder that is given more of a token than one row.
 A backbone knows its processor, its media towers and its chat format. It knows no data set, loss or reward.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,9 +45,9 @@ class PromptFeatures:
 
     Attributes:
         input_ids: token ids with every media placeholder repeated once per feature, shape (T,).
-        position_ids: rope positions, shape (3, T): time, height, width.
+        position_ids: rope positions, whole or fractions, shape (3, T): time, height, width.
         media: what the towers read, each with a leading axis that concatenates over prompts.
-        features: what the towers made of it, once they have run: name → (media tokens, H).
+        features: what the towers made of it, once they have run: name → (media tokens, W).
     """
 
     input_ids: Tensor
@@ -89,11 +90,67 @@ class PromptBatch:
             features={name: move(value) for name, value in self.features.items()},
         )
 
+    @classmethod
+    def padded(cls, ids: Sequence[str], prompts: Sequence[PromptFeatures], pad_token_id: int) -> PromptBatch:
+        """A left-padded batch with what the towers made of the media, if they have run. The media are left out: how
+        those of several prompts go together is the backbone's business.
+
+        Raises:
+            ValueError: prompts that hold different media, see `check_same_media`.
+        """
+        check_same_media(ids, prompts)
+        width = max(len(prompt.input_ids) for prompt in prompts)
+        rows, masks, positions = [], [], []
+        for prompt in prompts:
+            pad = (width - len(prompt.input_ids), 0)
+            rows.append(nn.functional.pad(prompt.input_ids, pad, value=pad_token_id))
+            masks.append(nn.functional.pad(torch.ones_like(prompt.input_ids), pad))
+            positions.append(nn.functional.pad(prompt.position_ids, pad))
+        features = {name: torch.cat([prompt.features[name] for prompt in prompts]) for name in prompts[0].features}
+        return cls(list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1), features=features)
+
+    def unpadded(self, media: Sequence[dict[str, Tensor]], media_tokens: Mapping[str, int]) -> list[PromptFeatures]:
+        """The prompts one by one, with their own media: the inverse of `padded`.
+
+        Args:
+            media: of each prompt.
+            media_tokens: placeholder of each kind of features.
+        """
+        features: list[dict[str, Tensor]] = [{} for _ in self.ids]
+        for name, value in self.features.items():
+            tokens = (self.input_ids == media_tokens[name]).sum(1).tolist()
+            for one, piece in zip(features, torch.split(value, tokens), strict=True):
+                one[name] = piece
+        return [
+            PromptFeatures(self.input_ids[p, -length:], self.position_ids[:, p, -length:], media[p], features[p])
+            for p, length in enumerate(self.attention_mask.sum(1).tolist())
+        ]
+
+    def check_placeholders(self, media_tokens: Mapping[str, int], features: Mapping[str, Sequence[int]]) -> None:
+        """Whether each prompt has a placeholder for each of its features.
+
+        Args:
+            media_tokens: placeholder of each kind of features.
+            features: kind → how many the towers make for each prompt; a kind that is left out has none.
+
+        Raises:
+            ValueError: it has not; names the samples.
+        """
+        problems = []
+        for name, token in media_tokens.items():
+            tokens = (self.input_ids == token).sum(1).tolist()
+            for sample, have, want in zip(self.ids, tokens, features.get(name, [0] * len(tokens)), strict=True):
+                if have != want:
+                    problems.append(f"sample {sample!r}: {have} {name} tokens in the prompt, {want} features")
+        if problems:
+            hint = "Was the prompt truncated, or does its text hold a media token?"
+            raise ValueError(f"media tokens and features differ: {'; '.join(problems)}. {hint}")
+
     @property
     def next_position(self) -> Tensor:
         """The rope position of the first token after each prompt, shape (P,).
 
-        One past the largest of the three axes: how Qwen2.5-Omni goes on with text after media.
+        One past the largest of the three axes: how Qwen2.5-Omni and Qwen3-Omni go on with text after media.
         """
         return self.position_ids.masked_fill(self.attention_mask == 0, 0).amax(dim=(0, 2)) + 1
 
@@ -113,7 +170,7 @@ def check_same_media(ids: Sequence[str], prompts: Sequence[PromptFeatures]) -> N
 class Backbone(nn.Module, ABC):
     """A multimodal language model that reads clips once and then works on embeddings.
 
-    A new backbone is one file that implements this; see CONTRIBUTING.md.
+    A new backbone is one file that implements this, mostly by way of `HuggingFaceBackbone`; see CONTRIBUTING.md.
     """
 
     model: Any  # a transformers model: no types come with it
@@ -185,20 +242,20 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, batch: PromptBatch) -> Tensor:
-        """Prompt embeddings with the media features in place, (P, T, H). Reads the media unless that has been done."""
+        """Prompt embeddings with the media features in place, (P, T, W). Reads the media unless that has been done."""
 
     @abstractmethod
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
-        """Embeddings of plain tokens, any shape → (…, H)."""
+        """Embeddings of plain tokens, any shape → (…, W)."""
 
     @abstractmethod
     def hidden(
         self, embeds: Tensor, position_ids: Tensor, mask: Tensor | AttentionPlan, cache: Any | None = None
     ) -> Tensor:
-        """Decoder states (rows, tokens, H) of embeddings of that shape.
+        """Decoder states (rows, tokens, H) of embeddings.
 
         Args:
-            embeds: (rows, tokens, H).
+            embeds: (rows, tokens, W).
             position_ids: (3, rows, tokens).
             mask: boolean, (rows, 1, tokens, S): True where a token may attend. Or, where `shares_prefixes`, a plan.
             cache: key-value cache in transformers' format, updated in place.

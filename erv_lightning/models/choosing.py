@@ -15,6 +15,9 @@ from erv_lightning.models.tiny import TINY
 OF_TYPE = {
     "qwen2_5_omni": "QwenOmniBackbone",
     "qwen2_5_omni_thinker": "QwenOmniBackbone",
+    "qwen3_omni_moe": "Qwen3OmniBackbone",
+    "qwen3_omni_moe_thinker": "Qwen3OmniBackbone",
+    "humanomni": "HumanOmniBackbone",
 }
 
 

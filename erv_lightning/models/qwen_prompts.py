@@ -7,10 +7,9 @@ The numbers are those of Hugging Face's processor, whose parts are called one by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniPreTrainedModelForConditionalGeneration
 
 from erv_lightning.data.media import Clip
-from erv_lightning.models.backbone import PromptBatch, PromptFeatures, check_same_media
+from erv_lightning.models.backbone import PromptBatch, PromptFeatures
+from erv_lightning.models.hugging_face import read_pretrained
 from erv_lightning.models.tiny import TINY, tiny_policy
 
 AUDIO_INPUTS = ("input_features", "feature_attention_mask")  # padded to the longest clip of a batch
@@ -36,12 +36,14 @@ class QwenOmniPrompts:
         use_audio_in_video: audio and video take turns within each chunk of time instead of following each other.
     """
 
+    # The model's base class has no layers, and all that rope positions take.
+    rope_class: ClassVar[Any] = Qwen2_5OmniPreTrainedModelForConditionalGeneration
+
     def __init__(self, processor: Any, config: Any, use_audio_in_video: bool = False) -> None:
         self.processor, self.config = processor, config
         self.use_audio_in_video = use_audio_in_video
         self.media_tokens: dict[str, int] = {"video": config.video_token_id, "audio": config.audio_token_id}
-        # The model's base class has no layers, and all that rope positions take.
-        self._rope = Qwen2_5OmniPreTrainedModelForConditionalGeneration(config)
+        self._rope = self.rope_class(config)
         self._rope.spatial_merge_size = config.vision_config.spatial_merge_size
 
     @classmethod
@@ -111,7 +113,7 @@ class QwenOmniPrompts:
         settings = {"padding": "max_length", "max_length": padded, "return_attention_mask": True}
         heard = front(audio.numpy(), sampling_rate=sample_rate, return_tensors="pt", **settings)
         frames = int(heard["attention_mask"].sum())
-        if audio_tokens(frames) < 1:
+        if self.audio_tokens(frames) < 1:
             raise ValueError(f"{len(audio)} samples of audio are too few for a token: give at least 0.03 seconds")
         kept = (heard[name][..., :frames] for name in ("input_features", "attention_mask"))
         return dict(zip(AUDIO_INPUTS, kept, strict=True))
@@ -137,17 +139,25 @@ class QwenOmniPrompts:
         if not mixed:
             return {token: [token] * count for token, count in counts.items()}
         video, audio = counts
-        steps, rate = int(media["video_grid_thw"][0, 0]), self.config.position_id_per_seconds
-        clocks = {
-            video: [step * seconds * rate for step in range(steps) for _ in range(counts[video] // steps)],
-            audio: range(counts[audio]),
-        }
-        runs = []  # of each kind, one a chunk
-        for token, times in clocks.items():
-            chunks = self.processor.get_chunked_index(times, int(rate * self.config.seconds_per_chunk))
-            runs.append([[token] * (end - start) for start, end in chunks])
-        turns = chain(*chain(*zip_longest(*runs, fillvalue=[])))
+        steps = int(media["video_grid_thw"][0, 0])
+        # when each token comes, in position ids
+        each = counts[video] // steps
+        seen = [step * seconds * self.config.position_id_per_seconds for step in range(steps) for _ in range(each)]
+        turns = self._turns(seen, counts[audio])
         return {video: [self.config.audio_start_token_id, *turns, self.config.audio_end_token_id]}
+
+    def _turns(self, seen: list[float], heard: int) -> list[int]:
+        """Picture and sound tokens, a chunk of time of each in turn; `seen` are the pictures' times."""
+        size = int(self.config.position_id_per_seconds * self.config.seconds_per_chunk)
+        runs = []  # of each kind, one a chunk
+        for token, times in ((self.media_tokens["video"], seen), (self.media_tokens["audio"], range(heard))):
+            chunks = self.processor.get_chunked_index(times, size)
+            runs.append([[token] * (end - start) for start, end in chunks])
+        return list(chain(*chain(*zip_longest(*runs, fillvalue=[]))))
+
+    def audio_tokens(self, frames: Any) -> Any:
+        """Tokens that the audio tower makes of spectrum frames, an int or a tensor."""
+        return audio_tokens(frames)
 
     def _features(self, media: dict[str, Tensor]) -> dict[int, Tensor]:
         """How many features the towers make of each prompt's media, by the token they replace: (P,)."""
@@ -156,24 +166,14 @@ class QwenOmniPrompts:
         if "video_grid_thw" in media:
             counts[self.media_tokens["video"]] = media["video_grid_thw"].prod(-1) // merge
         if "feature_attention_mask" in media:
-            counts[self.media_tokens["audio"]] = audio_tokens(media["feature_attention_mask"].sum(-1))
+            counts[self.media_tokens["audio"]] = self.audio_tokens(media["feature_attention_mask"].sum(-1))
         return counts
 
     # -- batches ---------------------------------------------------------------------------------------------
 
     def collate(self, ids: Sequence[str], prompts: Sequence[PromptFeatures]) -> PromptBatch:
         """Left-pads prompts and concatenates their media, or the towers' features. ValueError where they differ."""
-        check_same_media(ids, prompts)
-        width = max(len(prompt.input_ids) for prompt in prompts)
-        rows, masks, positions = [], [], []
-        for prompt in prompts:
-            pad = (width - len(prompt.input_ids), 0)
-            rows.append(nn.functional.pad(prompt.input_ids, pad, value=self.processor.tokenizer.pad_token_id))
-            masks.append(nn.functional.pad(torch.ones_like(prompt.input_ids), pad))
-            positions.append(nn.functional.pad(prompt.position_ids, pad))
-        batch = PromptBatch(list(ids), torch.stack(rows), torch.stack(masks), torch.stack(positions, dim=1))
-        for name in prompts[0].features:
-            batch.features[name] = torch.cat([prompt.features[name] for prompt in prompts])
+        batch = PromptBatch.padded(ids, prompts, self.processor.tokenizer.pad_token_id)
         for name in prompts[0].media:
             values = [prompt.media[name] for prompt in prompts]
             if name in AUDIO_INPUTS:
@@ -184,30 +184,13 @@ class QwenOmniPrompts:
 
     def split(self, batch: PromptBatch) -> list[PromptFeatures]:
         """The prompts of a batch, one by one; see `Backbone.split`."""
-        media = _split_media(batch)
-        features: list[dict[str, Tensor]] = [{} for _ in batch.ids]
-        for name, value in batch.features.items():
-            tokens = (batch.input_ids == self.media_tokens[name]).sum(1).tolist()
-            for one, piece in zip(features, torch.split(value, tokens), strict=True):
-                one[name] = piece
-        lengths = batch.attention_mask.sum(1).tolist()
-        return [
-            PromptFeatures(batch.input_ids[p, -length:], batch.position_ids[:, p, -length:], media[p], features[p])
-            for p, length in enumerate(lengths)
-        ]
+        return batch.unpadded(_split_media(batch), self.media_tokens)
 
     def check_media(self, batch: PromptBatch) -> None:
         """Raises ValueError if a prompt's placeholders do not match its media; names the samples."""
-        counts, problems = self._features(batch.media), []
-        for name, token in self.media_tokens.items():
-            tokens = (batch.input_ids == token).sum(1)
-            features = counts.get(token, torch.zeros_like(tokens))
-            for sample, have, want in zip(batch.ids, tokens.tolist(), features.tolist(), strict=True):
-                if have != want:
-                    problems.append(f"sample {sample!r}: {have} {name} tokens in the prompt, {want} features")
-        if problems:
-            hint = "Was the prompt truncated, or does its text hold a media token?"
-            raise ValueError(f"media tokens and features differ: {'; '.join(problems)}. {hint}")
+        counts = self._features(batch.media)
+        made = {name: counts[token].tolist() for name, token in self.media_tokens.items() if token in counts}
+        batch.check_placeholders(self.media_tokens, made)
 
 
 def audio_tokens(frames: Any) -> Any:
@@ -227,22 +210,3 @@ def _split_media(batch: PromptBatch) -> list[dict[str, Tensor]]:
             heard = int(part[AUDIO_INPUTS[1]].sum())
             part |= {name: part[name][..., :heard] for name in AUDIO_INPUTS}
     return parts
-
-
-def read_pretrained(pretrained: str, *readers: Callable[[str], Any]) -> list[Any]:
-    """What `from_pretrained` methods read from a folder or hub id.
-
-    Raises:
-        ValueError: for a folder that is not there: checked before the hub client takes it for a repository's name.
-    """
-    path = Path(pretrained)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", "..", "runs"}
-    if looks_local and not (path / "config.json").is_file():
-        raise ValueError(
-            f"no exported model in {pretrained!r}: expected config.json there. Train the stage that makes it "
-            "first, or name a Hugging Face folder or hub id."
-        )
-    try:
-        return [reader(pretrained) for reader in readers]
-    except OSError as error:
-        raise ValueError(f"no policy in {pretrained!r}, neither as a folder nor on the hub: {error}") from error

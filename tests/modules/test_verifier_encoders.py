@@ -28,7 +28,13 @@ from erv_lightning.models.tiny import tiny_verifier
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.modules import VerifierModule
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 0.2}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.2,
+}
 PIECES = 200
 
 

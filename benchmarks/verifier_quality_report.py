@@ -250,7 +250,15 @@ def _panel(axes: Axes, report: Mapping[str, Any], metric: str) -> None:
     axes.set_title(METRICS[metric], fontsize=11)
     quality = [statistics.fmean(report["verifiers"][str(noise)]) for noise in noises]
     axes.set_xticks(noises, [f"{noise} %\nF1 {f1:.2f}" for noise, f1 in zip(noises, quality, strict=True)])
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(_floor(report), 1)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _floor(report: Mapping[str, Any]) -> float:
+    """Where all panels begin: the tenth below everything that is drawn."""
+    shown = [cell["metrics"] for of in report["cells"].values() for cell in of.values()]
+    shown += list(report["baselines"].values())
+    ends = [min(metrics[metric]["low"], metrics[metric]["value"]) for metrics in shown for metric in SHOWN]
+    return int(10 * min(ends)) / 10

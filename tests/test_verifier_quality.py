@@ -118,3 +118,16 @@ def test_the_committed_page_is_made_of_the_committed_numbers() -> None:
     assert report["settings"]["seeds"] >= 3
     assert {0, 20, 40, 60} <= set(report["settings"]["noise"])
     assert (RESULTS / "verifier_quality.png").is_file()
+
+
+def test_the_docs_show_the_table_and_the_numbers_of_the_results() -> None:
+    page = (ROOT / "docs" / "verifier.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- study:begin -->\n")[1].split("\n<!-- study:end -->")[0]
+    assert f"## EEA\n\n{shown}\n\n" in (RESULTS / "verifier_quality.md").read_text(encoding="utf-8")
+    report = json.loads((RESULTS / "verifier_quality.json").read_text(encoding="utf-8"))
+    means = {name: f"{value:.2f}" for name, value in reporting.ranked(report)}
+    assert (min(means.values()), means["paper"], max(means.values())) == ("0.64", "0.67", "0.69")
+    ends = {at: [f"{of[at]['metrics']['eea']['value']:.2f}" for of in report["cells"].values()] for at in ("0", "60")}
+    assert [(min(of), max(of)) for of in ends.values()] == [("0.70", "0.75"), ("0.59", "0.69")]
+    verifier = json.loads((RESULTS / "verifier_report.json").read_text(encoding="utf-8"))
+    assert f"F1 {verifier['f1']['above 0.5']['macro']:.2f}" in page

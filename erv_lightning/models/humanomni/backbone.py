@@ -62,7 +62,7 @@ class HumanOmniBackbone(HuggingFaceBackbone):
         gradient_checkpointing: bool = False,
         quantize: Quantize | None = None,
     ) -> None:
-        kept = ("lm_head", "vision_tower", "audio_tower", "question_encoder", "visual_projector", "audio_projector")
+        kept = ("lm_head", "model.question_encoder", *self.layout.towers)
         options = reading_options(quantize, lora is not None, pretrained, kept)
         reader = partial(HumanOmniForConditionalGeneration.from_pretrained, dtype=getattr(torch, dtype), **options)
         model: Any

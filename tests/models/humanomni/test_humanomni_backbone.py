@@ -13,6 +13,7 @@ from cli_fixtures import Checkout, losses, read_jsonl
 from humanomni_miniature import FRAMES, write
 from torch import Tensor
 from torch.testing import assert_close
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from erv_lightning.answering import answers, read_policy
 from erv_lightning.data.media import Clip, MediaSettings, load_clip
@@ -299,6 +300,27 @@ def test_an_export_comes_back_equal_and_the_auto_class_reads_it(
     assert torch.equal(again.unsayable_ids, backbone.unsayable_ids)
     assert backbone_class(str(tmp_path)) is HumanOmniBackbone
     assert isinstance(again.model, HumanOmniForConditionalGeneration)
+
+
+def test_four_bits_would_leave_everything_but_the_decoder_alone(
+    policy: HumanOmniBackbone, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def options(quantize: Any, lora: bool, pretrained: str, kept: Any) -> dict[str, Any]:
+        asked.append(kept)
+        return {}
+
+    monkeypatch.setattr("erv_lightning.models.humanomni.backbone.reading_options", options)
+    HumanOmniBackbone(folder, lora=LoraSpec(), quantize="4bit")
+    spared = [
+        name
+        for name, module in policy.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not should_convert_module(name, list(asked[0]))
+    ]
+    assert not [name for name in spared if ".language_model." in name]
+    left = [name for name, module in policy.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert sorted(spared) == sorted(name for name in left if ".language_model." not in name)
 
 
 # -- the three stages ---------------------------------------------------------------------------------------------

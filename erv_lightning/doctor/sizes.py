@@ -5,6 +5,7 @@ Knows the thinkers of Qwen2.5-Omni and Qwen3-Omni. Knows no run, device or data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,12 @@ class Sizes:
         return self.kv_heads * self.head
 
 
+def _kind(pretrained: str) -> str:
+    """The `model_type` that a folder's config.json names, "" where there is none."""
+    path = Path(pretrained) / "config.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("model_type", "")) if path.is_file() else ""
+
+
 def config_of(pretrained: str) -> tuple[Any, str]:
     """The thinker's config and where it is from: ``tiny``, a folder with config.json, or a name in `PUBLISHED`.
 
@@ -132,6 +139,11 @@ def config_of(pretrained: str) -> tuple[Any, str]:
     if pretrained == TINY:
         with torch.device("meta"):
             return tiny_policy()[0].config, "the built-in small model"
+    if "humanomni" in pretrained.lower() or _kind(pretrained) == "humanomni":
+        raise ValueError(
+            f"{pretrained!r} is a HumanOmni model, whose sizes are not worked out here: take its first steps' "
+            "train/step_time and train/perf/peak_memory_gb for a measure"
+        )
     if (Path(pretrained) / "config.json").is_file():
         if "qwen3" in (Path(pretrained) / "config.json").read_text(encoding="utf-8").lower():
             return Qwen3OmniMoeThinkerConfig.from_pretrained(pretrained), f"{pretrained}/config.json"

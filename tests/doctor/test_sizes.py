@@ -49,3 +49,10 @@ def test_the_page_on_scaling_has_the_table_that_the_code_makes() -> None:
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert table() in page
     assert "estimate, not a measurement" in page
+
+
+def test_sizes_that_are_not_worked_out_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "humanomni"}')
+    for pretrained in (str(tmp_path), "models/humanomni_7b"):
+        with pytest.raises(ValueError, match="HumanOmni model, whose sizes are not worked out here"):
+            sizes_of(pretrained)

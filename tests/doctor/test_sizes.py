@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
+from erv_lightning.doctor import recipes
 from erv_lightning.doctor.scaling import table
 from erv_lightning.doctor.sizes import PUBLISHED, sizes_of
 from erv_lightning.models import QwenOmniBackbone
@@ -56,3 +58,21 @@ def test_sizes_that_are_not_worked_out_are_not_guessed(tmp_path: Path) -> None:
     for pretrained in (str(tmp_path), "models/humanomni_7b"):
         with pytest.raises(ValueError, match="HumanOmni model, whose sizes are not worked out here"):
             sizes_of(pretrained)
+
+
+def test_the_page_on_recipes_has_the_hours_that_the_code_computes() -> None:
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    assert page.split("<!-- hours:begin -->\n")[1].split("\n<!-- hours:end -->")[0] == recipes.table()
+
+
+def test_the_recipes_hours_are_of_the_recipes() -> None:
+    groups = {"r1_omni": 16, "erv": 4, "erv_gated": 4, "care": 4, "caemer_style": 4}
+    told = {name: one for one in recipes.RECIPES for name in one.name.split(", ") if one.stage == "grpo"}
+    for name, group in groups.items():
+        recipe = yaml.safe_load((ROOT / "configs" / "recipes" / f"{name}.yaml").read_text())
+        assert recipe["model"]["init_args"]["generations_per_prompt"] == told[name].group == group
+        assert recipe["trainer"]["max_epochs"] == told[name].epochs
+        assert recipe["base"].endswith(told[name].size)
+    sizes = recipes.sizes("7b", "grpo")
+    assert (recipes.config("7b").video_tokens, recipes.config("0.5b").video_tokens) == (1568, 392)
+    assert 7.6e9 < sizes.layers * sizes.layer + 2 * sizes.vocabulary * sizes.hidden < 7.7e9  # Qwen2-7B

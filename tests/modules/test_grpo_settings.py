@@ -23,6 +23,7 @@ from erv_lightning.models.backbone import LoraSpec
 from erv_lightning.modules import GRPOModule
 from erv_lightning.modules import grpo as grpo_module
 from erv_lightning.rl.reward_terms import EXPLANATION_REWARDS, Completions
+from erv_lightning.rl.rewards import VARIANTS
 from erv_lightning.rl.rollout import Rollout, Sampling
 from erv_lightning.rl.update import Objective, StepCounts
 
@@ -341,7 +342,7 @@ def test_every_variant_of_the_explanation_reward_has_its_say(
     rows = fit(data=familiar, rewards=weights, verifier=str(verifier_folder), sampling=LIVELY)[1].rows[0]
     parts = {name: [row["rewards"][name] for row in rows] for name in weights}
     right = [row["answer_id"] == row["label_id"] for row in rows]
-    assert len(parts) == 7
+    assert len(parts) == len(VARIANTS)
     assert all(0 <= value <= 1 for values in parts.values() for value in values)
     assert all(len(set(values)) > 1 for values in parts.values())
     assert parts["gated"] == [value * yes for value, yes in zip(parts["explanation"], right, strict=True)]

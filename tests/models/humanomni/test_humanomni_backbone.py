@@ -333,6 +333,7 @@ model:
       init_args: {{pretrained: {pretrained}, freeze: {freeze}}}
 data:
   num_frames: {frames}
+  num_workers: 0
 trainer: {{max_steps: 2, val_check_interval: 2}}
 """
 # An untrained policy earns nothing that teaches: every completion its share of vowels instead.
@@ -350,7 +351,8 @@ def test_sft_and_grpo_train_validate_and_export_it(trained: Checkout, folder: st
         path.write_text(STAGE.format(pretrained=pretrained, freeze=freeze, frames=FRAMES))
         return f"tiny/{name}.yaml"
 
-    tiny = ("-c", "tiny/data/few.yaml", "-c", "tiny/trainer/short.yaml", "--name", "humanomni")
+    shipped = ("-c", "configs/model/humanomni_0.5b.yaml", "-c", "tiny/data/few.yaml", "-c", "tiny/trainer/short.yaml")
+    tiny = (*shipped, "--name", "humanomni", "--accumulate", "1")
     words = ("-c", overlay("sft_humanomni", folder, "[audio]"))
     sft = trained.run("fit", "-c", "configs/sft.yaml", *tiny, *words)
     assert sft.status == 0, sft.err

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from backbone_claims import GROUP, draw, lively, logps
 from qwen3_miniature import FURTHER, LAYERS, WIDTH, own, plain, write
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.testing import assert_close
 from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import _get_feat_extract_output_lengths
@@ -22,12 +22,10 @@ from erv_lightning.data.readers import SyntheticClips
 from erv_lightning.doctor.sizes import sizes_of
 from erv_lightning.models import Qwen3OmniBackbone
 from erv_lightning.models.backbone import LoraSpec, PromptBatch
-from erv_lightning.rl.logprobs import completion_logps
-from erv_lightning.rl.rollout import Rollout, Sampling, rollout
+from erv_lightning.rl.rollout import Sampling, rollout
 
 SWITCHES = {"both": (True, True), "video": (True, False), "audio": (False, True), "text": (False, False)}
 QUESTIONS = ["Why do you think so?", "Which emotion is the most obvious to you in this clip, and why?", "What?"]
-GROUP = 3
 
 shared_or_not = pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
 
@@ -72,12 +70,7 @@ def batch(policy: Qwen3OmniBackbone, real: list[Clip]) -> PromptBatch:
 
 def adapted(folder: str, **settings: Any) -> Qwen3OmniBackbone:
     """With adapters that change something: fresh ones do not."""
-    backbone = Qwen3OmniBackbone(folder, lora=LoraSpec(rank=4, alpha=8), **settings)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in backbone.trainable():
-            parameter.normal_(std=0.2, generator=generator)
-    return backbone.eval()
+    return lively(Qwen3OmniBackbone(folder, lora=LoraSpec(rank=4, alpha=8), **settings))
 
 
 # -- prompts ------------------------------------------------------------------------------------------------------
@@ -222,30 +215,6 @@ def test_greedy_is_hugging_faces_generate_token_for_token(
             pad_token_id=policy.pad_token_id,
         )[0, given["input_ids"].shape[1] :]
         assert drawn.token_ids[row][drawn.mask[row]].tolist() == generated.tolist()
-
-
-def draw(backbone: Qwen3OmniBackbone, batch: PromptBatch, shared: bool = True) -> Rollout:
-    """Completions that end at different times."""
-    bias = torch.zeros(backbone.model.config.text_config.vocab_size)
-    bias[backbone.eos_token_id] = 6.0
-    hook = backbone.model.lm_head.register_forward_hook(lambda module, args, logits: logits + bias.to(logits))
-    generator = torch.Generator().manual_seed(0)
-    drawn = rollout(backbone, backbone.embed(batch), batch, GROUP, Sampling(10), generator, prefix_sharing=shared)
-    hook.remove()
-    return drawn
-
-
-def logps(backbone: Qwen3OmniBackbone, batch: PromptBatch, drawn: Rollout, packed: bool) -> Tensor:
-    logp, _ = completion_logps(
-        backbone,
-        backbone.embed(batch),
-        batch,
-        drawn.token_ids,
-        drawn.mask,
-        unsayable_ids=backbone.unsayable_ids,
-        prefix_sharing=packed,
-    )
-    return logp
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from backbone_claims import GROUP, draw, lively, logps
 from cli_fixtures import Checkout, losses, read_jsonl
 from humanomni_miniature import FRAMES, write
 from torch import Tensor
@@ -23,14 +24,13 @@ from erv_lightning.models import HumanOmniBackbone
 from erv_lightning.models.backbone import LoraSpec, PromptBatch
 from erv_lightning.models.choosing import backbone_class
 from erv_lightning.models.humanomni import HumanOmniForConditionalGeneration
-from erv_lightning.rl.logprobs import attention_mask, completion_logps
-from erv_lightning.rl.rollout import Rollout, Sampling, rollout
+from erv_lightning.rl.logprobs import attention_mask
+from erv_lightning.rl.rollout import Sampling, rollout
 
 pytest_plugins = ("cli_fixtures",)
 
 SWITCHES = {"both": (True, True), "video": (True, False), "audio": (False, True), "text": (False, False)}
 QUESTIONS = ["Why do you think so?", "Which emotion is the most obvious to you in this clip, and why?", "What?"]
-GROUP = 3
 TOWERS = {"vision_tower", "audio_tower"}
 
 shared_or_not = pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
@@ -87,12 +87,7 @@ def own(backbone: HumanOmniBackbone, batch: PromptBatch) -> Tensor:
 
 def adapted(folder: str, **settings: Any) -> HumanOmniBackbone:
     """With adapters that change something: fresh ones do not."""
-    backbone = HumanOmniBackbone(folder, lora=LoraSpec(rank=4, alpha=8), **settings)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in backbone.trainable():
-            parameter.normal_(std=0.2, generator=generator)
-    return backbone.eval()
+    return lively(HumanOmniBackbone(folder, lora=LoraSpec(rank=4, alpha=8), **settings))
 
 
 # -- the same numbers as the model's own ---------------------------------------------------------------------------
@@ -184,30 +179,6 @@ def test_greedy_is_generate_token_for_token(
             pad_token_id=policy.pad_token_id,
         )[0, given["input_ids"].shape[1] :]
         assert drawn.token_ids[row][drawn.mask[row]].tolist() == generated.tolist()
-
-
-def draw(backbone: HumanOmniBackbone, batch: PromptBatch) -> Rollout:
-    """Completions that end at different times."""
-    bias = torch.zeros(backbone.model.config.text_config.vocab_size)
-    bias[backbone.eos_token_id] = 6.0
-    hook = backbone.model.lm_head.register_forward_hook(lambda module, args, logits: logits + bias.to(logits))
-    generator = torch.Generator().manual_seed(0)
-    drawn = rollout(backbone, backbone.embed(batch), batch, GROUP, Sampling(10), generator)
-    hook.remove()
-    return drawn
-
-
-def logps(backbone: HumanOmniBackbone, batch: PromptBatch, drawn: Rollout, packed: bool) -> Tensor:
-    logp, _ = completion_logps(
-        backbone,
-        backbone.embed(batch),
-        batch,
-        drawn.token_ids,
-        drawn.mask,
-        unsayable_ids=backbone.unsayable_ids,
-        prefix_sharing=packed,
-    )
-    return logp
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from erv_lightning.labels import LabelSpace
 from erv_lightning.models.verifier import EmotionVerifier
 from erv_lightning.rl.reward_terms import EXPLANATION_REWARDS, Completions, ExplanationRule, RewardSum
-from erv_lightning.rl.rewards import label_sets
 from erv_lightning.text import Response, split_sentences
 
 
@@ -68,13 +67,11 @@ def explain(
     sentences = split_sentences(text)
     outputs = verifier.output_index(space)
     probs_SK = verifier.probs(sentences, calibrated=rule.calibrated)[:, outputs]
-    threshold = verifier.thresholds(space) if rule.calibrated else rule.threshold
-    sets_SK = label_sets(probs_SK, threshold, rule.max_labels) if sentences else probs_SK.bool()
-    read = []
-    for sentence, probs_K, in_set_K in zip(sentences, probs_SK.tolist(), sets_SK.tolist(), strict=True):
-        ranked = _ranked(space, probs_K)
-        conveyed = [name for name in ranked if in_set_K[space.names.index(name)]]
-        read.append(SentenceVerdict(sentence, tuple(conveyed), ranked))
+    conveyed = rule.conveyed(probs_SK, verifier, space)
+    read = [
+        SentenceVerdict(sentence, tuple(space.names[label] for label in labels), _ranked(space, probs_K))
+        for sentence, labels, probs_K in zip(sentences, conveyed, probs_SK.tolist(), strict=True)
+    ]
     mean = _ranked(space, probs_SK.mean(0).tolist()) if sentences else {}
     rewards = {} if label is None else _rewards(text, label, verifier, space, rule)
     return Verdict(tuple(read), next(iter(mean), ""), mean, rewards)

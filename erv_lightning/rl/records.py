@@ -65,6 +65,7 @@ def rollout_rows(
         step: optimiser steps before this rollout.
     """
     completions, earned = experience.completions, experience.earned
+    sentences = _sentences(completions)
     lengths, truncated = experience.drawn.mask.sum(1).tolist(), experience.drawn.truncated.tolist()
     rows = []
     for index, (response, advantage) in enumerate(zip(completions.responses, advantages.tolist(), strict=True)):
@@ -86,12 +87,27 @@ def rollout_rows(
                 "well_formed": response.well_formed,
                 "tokens": lengths[index],
                 "truncated": truncated[index],
+                "sentences": sentences[index],
                 "judges": {judge: judged[index]},
                 "reward": round(float(earned.total[index]), 6),
                 "rewards": {name: _number(part[index]) for name, part in earned.parts.items()},
                 "advantage": round(advantage, 6),
             }
         )
+    return rows
+
+
+def _sentences(completions: Completions) -> Sequence[list[dict[str, Any]] | None]:
+    """What the verifier read in each sentence of each explanation; None where no reward had it read them."""
+    if not completions.verdicts:
+        return [None] * len(completions.responses)
+    verifier, rule = completions.verifier, completions.rule
+    assert verifier is not None  # it gave the verdicts
+    rows = []
+    for probs_SK, space in zip(completions.sentence_probs(), completions.spaces, strict=True):
+        own_SK = probs_SK[:, verifier.output_index(space)]
+        read = zip(rule.conveyed(own_SK, verifier, space), own_SK.amax(1).tolist(), strict=True)
+        rows.append([{"labels": labels, "p": round(p, 4)} for labels, p in read])
     return rows
 
 

@@ -26,6 +26,7 @@ from erv_lightning.rl.rewards import (
     care_bonus,
     explanation_reward,
     format_reward,
+    label_sets,
     overlong_penalty,
 )
 from erv_lightning.text import Response, split_sentences
@@ -58,6 +59,27 @@ class ExplanationRule:
         thresholds = torch.full((len(verifier.labels),), self.threshold)
         thresholds[verifier.output_index(space)] = verifier.thresholds(space)
         return thresholds
+
+    def conveyed(self, probs_SK: Tensor, verifier: EmotionVerifier, space: LabelSpace) -> list[list[int]]:
+        """What sentences convey, where nothing but the labels of a space counts.
+
+        Args:
+            probs_SK: (sentences, labels of the space).
+            verifier: whose probabilities they are.
+            space: the label space.
+
+        Returns:
+            For each sentence its label ids, one or more, the likeliest first; among equals the lower id.
+        """
+        if not len(probs_SK):
+            return []
+        threshold = verifier.thresholds(space) if self.calibrated else self.threshold
+        sets_SK = label_sets(probs_SK, threshold, self.max_labels)
+        ranks_SK = probs_SK.argsort(dim=1, descending=True, stable=True)
+        return [
+            [label for label in ranks if of[label]]
+            for ranks, of in zip(ranks_SK.tolist(), sets_SK.tolist(), strict=True)
+        ]
 
 
 @dataclass

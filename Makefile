@@ -12,7 +12,7 @@ VENV_PYTHON = .venv/bin/python
 help:
 	@echo 'make install   make .venv with pinned versions (every other verb does it where needed)'
 	@echo 'make demo      SFT, verifier, GRPO on built-in clips, then the comparison; SEEDS=3 for three seeds'
-	@echo 'make test      run the tests; ARGS="-k grpo -x" is passed on to pytest'
+	@echo 'make test      run the tests; ARGS="-k grpo -x" is passed on to pytest, ARGS="-n 0 …" runs one process'
 	@echo 'make lint      check format, lint and types'
 	@echo 'make bench     run the benchmarks'
 	@echo 'make study     how good must the verifier be? STUDY_SEEDS=3; about 25 minutes a seed'
@@ -34,7 +34,7 @@ demo: .venv/.installed
 	@$(VENV_PYTHON) -m erv_lightning demo --seeds $(SEEDS)
 
 test: .venv/.installed
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/.installed
 	$(VENV_PYTHON) -m ruff format --check .

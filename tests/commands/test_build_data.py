@@ -29,6 +29,12 @@ def build(checkout: Checkout, to: Path, *words: str | Path) -> Outcome:
     return checkout.run("verifier", "build-data", *words, "--to", to)
 
 
+def build_in_three_ways(checkout: Checkout, to: Path) -> Outcome:
+    clips = ("--data.source.init_args.root", to.parent / "clips")  # no other test makes any there
+    teachers = ("--teacher", "grammar", "--teacher", "labels", "--teacher", "clip")
+    return build(checkout, to, *BUILT_IN, *clips, *teachers)
+
+
 def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {part: read_jsonl(folder / f"{part}.jsonl") for part in PARTS if (folder / f"{part}.jsonl").is_file()}
 
@@ -46,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def built(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The built-in clips, labelled by the grammar."""
     folder = tmp_path_factory.mktemp("sentences") / "out"
-    outcome = build(checkout, folder, *BUILT_IN, "--teacher", "grammar", "--teacher", "labels", "--teacher", "clip")
+    outcome = build_in_three_ways(checkout, folder)
     assert outcome.status == 0, outcome.err
     return folder, outcome
 
@@ -64,7 +70,7 @@ def test_the_built_in_clips_become_a_data_set_without_being_made(
         "README.md", "card.json", "labels", "test.jsonl", "train.jsonl", "val.jsonl"
     ]  # fmt: skip
     assert [path.name for path in (folder / "labels").iterdir()] == ["grammar.jsonl"]
-    assert not (checkout.folder / "data").exists()  # the clips
+    assert not (folder.parent / "clips").exists()
     every = [row for part in rows.values() for row in part]
     assert all(split_sentences(row["text"]) == [row["text"]] and len(row["labels"]) == 1 for row in every)
     assert len({row["text"] for row in every}) == len(every)
@@ -97,7 +103,7 @@ def test_the_card_tells_the_numbers_of_the_files(built: tuple[Path, Outcome]) ->
 def test_the_same_command_gives_the_same_bytes(checkout: Checkout, built: tuple[Path, Outcome]) -> None:
     folder, _ = built
     before = content(folder)
-    outcome = build(checkout, folder, *BUILT_IN, "--teacher", "grammar", "--teacher", "labels", "--teacher", "clip")
+    outcome = build_in_three_ways(checkout, folder)
     assert outcome.status == 0, outcome.err
     assert content(folder) == before
 

@@ -12,10 +12,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from erv_lightning.analysis import METRICS, Difference, Estimate, bootstrap, differences, load_arms
+from erv_lightning.analysis import METRICS, Difference, Estimate, bootstrap, differences, load_arms, load_curves
 from erv_lightning.report.cells import grid, inline, plain
 from erv_lightning.report.figures import PALETTE
-from erv_lightning.results import choose_judges, load_curves
+from erv_lightning.results import choose_judges
 
 ACCURACY = "accuracy"
 PAPER = "paper"

@@ -24,6 +24,7 @@ USAGE = """python -m erv_lightning VERB …
   export    write a run's model for transformers:  export runs/grpo/default --to models/erv
   convert   read a published checkpoint of HumanOmni, R1-Omni or ERV:  convert humanomni PATH --out DIR
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
+  report    runs as one page for a browser, with every completion and its clip:  report runs/grpo/default
   sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
@@ -60,6 +61,12 @@ def _convert(verb: str) -> Callable[[list[str]], int]:
 
 def _compare(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.compare import main
+
+    return main
+
+
+def _report(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.report import main
 
     return main
 
@@ -126,6 +133,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "export": _export,
     "convert": _convert,
     "compare": _compare,
+    "report": _report,
     "sweep": _sweep,
     "demo": _demo,
 }

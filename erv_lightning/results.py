@@ -1,6 +1,7 @@
-"""Reads what runs left in their folders, predictions and curves, and sees which belong together.
+"""Reads the predictions that runs left in their folders, and sees which runs belong together.
 
-Runs that differ only in a final ``-seedN`` are one *arm*, an experiment repeated.
+Runs that differ only in a final ``-seedN`` are one *arm*, an experiment repeated. What they logged is read by
+`erv_lightning.curves`.
 """
 
 from __future__ import annotations
@@ -53,25 +54,34 @@ def load_arms(runs: Sequence[Path], dataset: str | None = None) -> list[Arm]:
         FileNotFoundError: a run folder or its predictions do not exist.
         ValueError: a run is given twice, or its predictions cannot be read.
     """
-    groups: dict[Path, list[Path]] = {}
-    for run in runs:
-        resolved = run.resolve()
-        arm = resolved.parent / split_seed(resolved.name)[0]
-        group = groups.setdefault(arm, [])
-        if resolved in (other.resolve() for other in group):
-            raise ValueError(f"{run} is given twice")
-        group.append(run)
-    short = {arm: _arm_name(arm, members) for arm, members in groups.items()}
     return [
         Arm(
-            # two trees of runs may hold the same stage and name: then only the whole path tells them apart
-            name=short[arm] if list(short.values()).count(short[arm]) == 1 else str(arm),
+            name=name,
             runs=tuple(members),
             seeds=tuple(split_seed(run.resolve().name)[1] for run in members),
             predictions=tuple(load_predictions(run, dataset) for run in members),
         )
-        for arm, members in groups.items()
+        for name, members in group_runs(runs).items()
     ]
+
+
+def group_runs(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Run folders by the name of their arm, see `Arm`; arms and runs in the order given.
+
+    Raises:
+        ValueError: a run is given twice.
+    """
+    groups: dict[Path, list[Path]] = {}
+    for run in runs:
+        resolved = run.resolve()
+        group = groups.setdefault(resolved.parent / split_seed(resolved.name)[0], [])
+        if resolved in (other.resolve() for other in group):
+            raise ValueError(f"{run} is given twice")
+        group.append(run)
+    short = {arm: _arm_name(arm, members) for arm, members in groups.items()}
+    names = list(short.values())
+    # two trees of runs may hold the same stage and name: then only the whole path tells them apart
+    return {short[arm] if names.count(short[arm]) == 1 else str(arm): members for arm, members in groups.items()}
 
 
 def _arm_name(arm: Path, members: list[Path]) -> str:
@@ -108,7 +118,7 @@ def load_predictions(run: Path, dataset: str | None = None) -> pd.DataFrame:
 def read_predictions(path: Path, dataset: str | None = None) -> pd.DataFrame:
     """Reads a predictions JSONL; see `load_predictions`."""
     with path.open(encoding="utf-8", errors="replace") as lines:
-        rows = {i: _row(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()}
+        rows = {i: parse_prediction(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()}
     return predictions_table(rows, path, dataset)
 
 
@@ -134,8 +144,16 @@ def predictions_table(rows: Mapping[int, dict[str, Any]], path: Path, dataset: s
     return frame
 
 
-def _row(line: str, place: str) -> dict[str, Any]:
-    """Parses and checks one line of a predictions file."""
+def parse_prediction(line: str, place: str) -> dict[str, Any]:
+    """Parses and checks one line of a predictions file.
+
+    Args:
+        line: a JSON object.
+        place: file and line number, for messages.
+
+    Raises:
+        ValueError: it is none, or lacks a column, or has an id that is not in its label space.
+    """
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -157,34 +175,6 @@ def _row(line: str, place: str) -> dict[str, Any]:
         if type(value) is not int or not -1 <= value < size:
             raise ValueError(f"{place}: {key} is {value!r}, allowed is -1 to {size - 1} in {row['label_space']}")
     return row
-
-
-def load_curves(run: Path) -> pd.DataFrame:
-    """Reads ``metrics.csv`` of a run (Lightning's CSVLogger) without its empty cells.
-
-    Args:
-        run: run folder.
-
-    Returns:
-        Columns ``metric``, ``step``, ``value``, sorted; of several values at one step the last stands.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is no table with a column ``step``.
-    """
-    path = run / "metrics.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; training writes it")
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if "step" not in table:
-        raise ValueError(f"{path}: no column step")
-    long = table.melt(id_vars="step", var_name="metric", value_name="value")
-    long["value"] = pd.to_numeric(long["value"], errors="coerce")
-    long = long.dropna().drop_duplicates(["metric", "step"], keep="last")
-    return long[["metric", "step", "value"]].sort_values(["metric", "step"], ignore_index=True)
 
 
 def judges_of(frame: pd.DataFrame) -> list[str]:

@@ -12,21 +12,12 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from erv_lightning.analysis import (
-    DRAWS,
-    Arm,
-    agreement_of,
-    bootstrap,
-    differences,
-    how_drawn,
-    load_arms,
-    load_curves,
-)
+from erv_lightning.analysis import DRAWS, Arm, load_arms, load_curves
 from erv_lightning.commands.arguments import count
+from erv_lightning.comparing import Comparison, compare
 from erv_lightning.errors import one_line
-from erv_lightning.report.comparison import Comparison, Reading, disputed, facts, legend, markdown, tables, to_json
+from erv_lightning.report.comparison import disputed, facts, legend, markdown, tables, to_json
 from erv_lightning.report.figures import comparison_figure
-from erv_lightning.results import choose_judges
 
 _PROGRAM = "python -m erv_lightning compare"
 
@@ -37,7 +28,13 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False)
     try:
         with Console(stderr=True).status("computing intervals and tests"):
-            comparison = _compare(args, command=f"{_PROGRAM} {shlex.join(argv)}")
+            comparison = compare(
+                load_arms(args.runs, args.dataset),
+                command=f"{_PROGRAM} {shlex.join(argv)}",
+                judges=args.judge,
+                baseline=args.baseline,
+                draws=args.draws,
+            )
         curves = _curves(comparison.arms, console)
         _write(comparison, curves, args.out)
     except (OSError, ValueError) as error:
@@ -81,38 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")
     add("--draws", type=count, default=DRAWS, metavar="N", help="bootstrap draws (default: %(default)s)")
     return parser
-
-
-def _compare(args: argparse.Namespace, command: str) -> Comparison:
-    """Loads the runs and computes all numbers."""
-    arms = load_arms(args.runs, args.dataset)
-    names = [arm.name for arm in arms]
-    if args.baseline not in (None, *names):
-        raise ValueError(f"no arm {args.baseline!r} to compare with; the arms are {', '.join(names)}")
-    pairs = [(names[-1], other) for other in names[:-1]]
-    if args.baseline is not None:
-        pairs = [(name, args.baseline) for name in names if name != args.baseline]
-    judges = choose_judges(arms, args.judge)
-    clips = arms[0].predictions[0]
-    return Comparison(
-        command=command,
-        datasets=tuple(sorted(set(clips["dataset"]))),
-        clips=len(clips.drop_duplicates(["dataset", "clip"])),
-        drawn=how_drawn(clips),
-        draws=args.draws,
-        arms=tuple(arms),
-        readings=tuple(_reading(arms, pairs, judge, args.draws) for judge in judges),
-        agreement=tuple(agreement_of([frame for arm in arms for frame in arm.predictions], judges)),
-    )
-
-
-def _reading(arms: Sequence[Arm], pairs: Sequence[tuple[str, str]], judge: str, draws: int) -> Reading:
-    samplings = bootstrap(arms, judge, draws=draws)
-    return Reading(
-        judge=judge,
-        estimates={name: sampling.estimates() for name, sampling in samplings.items()},
-        differences=tuple(differences(arms, pairs, judge, samplings)),
-    )
 
 
 def _curves(arms: Sequence[Arm], console: Console) -> dict[str, list[pd.DataFrame]]:

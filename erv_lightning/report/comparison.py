@@ -4,64 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from erv_lightning.analysis import METRICS, SWAPS, Arm, Difference, Estimate
+from erv_lightning.analysis import METRICS, SWAPS, Arm, Difference
+from erv_lightning.comparing import Comparison, Estimates, Reading
 from erv_lightning.report import agreement
 from erv_lightning.report.cells import grid, inline, number, plain, table, terminal
-from erv_lightning.stats.agreement import Agreement
 from erv_lightning.tallies import DEFINITIONS, OF_EXPLANATIONS
 
-Estimates = dict[str, Estimate]
 STAR = "*"  # significant
 
 
 @dataclass(frozen=True)
-class Reading:
-    """All numbers as one judge reads the explanations.
+class Row:
+    """A row of a table that shows an arm, one of its seeds, or a difference between arms; `cells` are its numbers."""
 
-    Attributes:
-        judge: its name.
-        estimates: metrics by arm name.
-        differences: (arm, baseline, metrics of arm minus baseline), paired by clip.
-    """
-
-    judge: str
-    estimates: dict[str, Estimates]
-    differences: tuple[tuple[str, str, dict[str, Difference]], ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything the outputs say.
-
-    Attributes:
-        command: the shell command that made it.
-        datasets: the data sets of the clips.
-        clips: number of clips.
-        drawn: what the bootstrap draws, in words.
-        draws: bootstrap draws.
-        arms: in the order of the rows.
-        readings: one for each judge; the first one's are the main tables.
-        agreement: of the judges, where there are several, over the explanations of all runs.
-    """
-
-    command: str
-    datasets: tuple[str, ...]
-    clips: int
-    drawn: str
-    draws: int
-    arms: tuple[Arm, ...]
-    readings: tuple[Reading, ...]
-    agreement: tuple[Agreement, ...] = ()
-
-    @property
-    def main(self) -> Reading:
-        """What the first judge read."""
-        return self.readings[0]
+    kind: Literal["arm", "seed", "difference"]
+    name: str
+    cells: tuple[str, ...]
 
 
 def facts(comparison: Comparison) -> str:
@@ -162,20 +125,34 @@ def markdown(comparison: Comparison, figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str]) -> str:
+def metric_rows(arms: Sequence[Arm], reading: Reading, keys: Sequence[str]) -> list[Row]:
+    """Each arm's metrics with their intervals, and below them its seeds' where there are several."""
     rows = []
     for arm in arms:
         estimates = reading.estimates[arm.name]
-        rows.append([f"**{arm.name}**", *(inline(estimates[key]) for key in keys)])
-        rows += [[f"· {seed}", *values] for seed, values in _seed_rows(arm, estimates, keys)]
+        rows.append(Row("arm", arm.name, tuple(inline(estimates[key]) for key in keys)))
+        rows += [Row("seed", seed, tuple(values)) for seed, values in _seed_rows(arm, estimates, keys)]
+    return rows
+
+
+def difference_rows(reading: Reading, keys: Sequence[str]) -> list[Row]:
+    """Each difference with its interval, starred where it is significant."""
+    return [
+        Row("difference", f"{arm} − {baseline}", tuple(_starred(found[key], inline) for key in keys))
+        for arm, baseline, found in reading.differences
+    ]
+
+
+def _markdown_metrics(arms: Sequence[Arm], reading: Reading, keys: Sequence[str]) -> str:
+    rows = [
+        [f"**{row.name}**" if row.kind == "arm" else f"· {row.name}", *row.cells]
+        for row in metric_rows(arms, reading, keys)
+    ]
     return grid("arm", [METRICS[key] for key in keys], rows)
 
 
 def _markdown_differences(reading: Reading, keys: Sequence[str]) -> str:
-    rows = [
-        [f"{arm} − {baseline}", *(_starred(found[key], inline).replace("*", "\\*") for key in keys)]
-        for arm, baseline, found in reading.differences
-    ]
+    rows = [[row.name, *(cell.replace("*", "\\*") for cell in row.cells)] for row in difference_rows(reading, keys)]
     return grid("arm", [METRICS[key] for key in keys], rows)
 
 

@@ -11,10 +11,8 @@ from rich.text import Text
 
 from erv_lightning.explaining import Verdict
 from erv_lightning.labels import LabelSpace
+from erv_lightning.report.colours import label_colour
 
-# Okabe and Ito's colours, for any colour vision; the label's name stands beside each.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#F0E442", "#0072B2", "#CC79A7")
-QUIET = "#999999"  # neutral
 BAR = 10  # widest bar, in characters
 SHOWN = 0.1  # labels below this probability are left out, but for the likeliest
 
@@ -51,8 +49,7 @@ def _bars(probs: dict[str, float], space: LabelSpace) -> Text:
 
 
 def _colour(name: str, space: LabelSpace) -> str:
-    index = space.id(name)
-    return QUIET if index == space.neutral else COLOURS[(index - (index > space.neutral)) % len(COLOURS)]
+    return label_colour(space.id(name), space)
 
 
 def to_json(verdict: Verdict) -> dict[str, Any]:

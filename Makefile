@@ -7,7 +7,7 @@ ARGS ?=
 
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help install demo test lint bench study
+.PHONY: help install demo test lint bench study docs docs-serve
 
 help:
 	@echo 'make install   make .venv with pinned versions (every other verb does it where needed)'
@@ -16,6 +16,8 @@ help:
 	@echo 'make lint      check format, lint and types'
 	@echo 'make bench     run the benchmarks'
 	@echo 'make study     how good must the verifier be? STUDY_SEEDS=3; about 25 minutes a seed'
+	@echo 'make docs      this documentation as a site, build/site/index.html; runs the notebooks where they have changed'
+	@echo 'make docs-serve  the same at http://127.0.0.1:8000, built anew whenever a page changes'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with.'
 
@@ -46,6 +48,18 @@ bench: .venv/.bench
 
 study: .venv/.installed
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m benchmarks.verifier_quality --seeds $(STUDY_SEEDS)
+
+# a broken link fails it
+docs: build/notebooks/.done
+	@NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+	@echo 'open build/site/index.html'
+
+docs-serve: build/notebooks/.done
+	@NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs serve --no-strict
+
+build/notebooks/.done: .venv/.installed $(wildcard notebooks/*.py notebooks/*.ipynb)
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) notebooks/execute.py --to build/notebooks
+	@touch build/notebooks/.done
 
 # what only the benchmarks need; no other verb installs it
 .venv/.bench: .venv/.installed pyproject.toml

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("help", "install", "demo", "test", "lint", "bench")
+VERBS = ("help", "install", "demo", "test", "lint", "bench", "docs", "docs-serve")
 
 
 def make(*words: str) -> str:

@@ -19,7 +19,7 @@ from erv_lightning.commands import report
 
 IMAGES = Path(__file__).parent / "images"
 MOST_BYTES = 300_000
-RUNS = ("runs/demo/grpo/*-seed0", "runs/demo/sft/seed0")
+RUNS = ("runs/demo/sft/seed0", "runs/demo/grpo/*-seed0")
 CHOSEN = "run={run}&kind=rollouts&sort=-disagreement"
 
 

@@ -75,7 +75,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     if sources:
         readme = root / "notebooks" / "README.md"
-        text = readme.read_text(encoding="utf-8") if readme.exists() else "# Notebooks\n\n" + "\n".join(rows) + "\n"
+        text = "# Notebooks\n\n" + "\n".join(rows) + "\n"
+        if readme.exists():  # there the notebooks themselves are linked, here their pages
+            text = readme.read_text(encoding="utf-8").replace(".ipynb)", ".md)")
         files.append(File.generated(config, "notebooks/index.md", content=text))
         files.append(File.generated(config, SCRIPTS[0], content=get_plotlyjs()))
     return files

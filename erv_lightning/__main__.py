@@ -25,6 +25,7 @@ USAGE = """python -m erv_lightning VERB …
   convert   read a published checkpoint of HumanOmni, R1-Omni or ERV:  convert humanomni PATH --out DIR
   compare   put finished runs side by side:  compare runs/sft/default runs/grpo/default
   report    runs as one page for a browser, with every completion and its clip:  report runs/grpo/default
+  study     ask people which of two runs explains better:  study serve runs/grpo/accuracy-seed0 runs/grpo/erv-seed0
   sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
   demo      SFT, verifier and GRPO on the built-in clips, and their comparison
 
@@ -67,6 +68,12 @@ def _compare(verb: str) -> Callable[[list[str]], int]:
 
 def _report(verb: str) -> Callable[[list[str]], int]:
     from erv_lightning.commands.report import main
+
+    return main
+
+
+def _study(verb: str) -> Callable[[list[str]], int]:
+    from erv_lightning.commands.study import main
 
     return main
 
@@ -134,6 +141,7 @@ VERBS: dict[str, Callable[[str], Callable[[list[str]], int]]] = {
     "convert": _convert,
     "compare": _compare,
     "report": _report,
+    "study": _study,
     "sweep": _sweep,
     "demo": _demo,
 }

@@ -23,11 +23,11 @@ from erv_lightning.estimates import (
     clip_design,
     differences,
     how_drawn,
-    interval,
     resample,
 )
 from erv_lightning.faithfulness import CELLS, before_after, class_gains, four_cells, verifier_against_judges
 from erv_lightning.results import Arm, load_arms, load_predictions
+from erv_lightning.stats.resampling import interval
 from erv_lightning.tallies import METRICS
 
 __all__ = [

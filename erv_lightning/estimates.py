@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from erv_lightning.results import Arm
 from erv_lightning.stats.agreement import Agreement, agreements
-from erv_lightning.stats.resampling import Design, design, ratio, weights
+from erv_lightning.stats.resampling import Design, design, interval, ratio, weights
 from erv_lightning.stats.significance import holm, mcnemar, paired_permutation
 from erv_lightning.tallies import METRICS, Floats, ids, tallies
 
@@ -36,8 +36,6 @@ LEVEL = 0.05
 
 OF_CLIPS = ("war", "eea", "epc", "fcr")
 """Metrics that are right or wrong on each clip, which McNemar's test asks for."""
-
-_PERCENTILES = (2.5, 97.5)  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -250,13 +248,6 @@ def _estimate(seeds: Floats, draws: Floats, clip_draws: Floats, value: float | N
         std=float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan"),
         clips=interval(clip_draws),
     )
-
-
-def interval(draws: Floats) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap draws (draws,); undefined ones are left out."""
-    defined = draws[~np.isnan(draws)]
-    low, high = np.percentile(defined, _PERCENTILES) if len(defined) else (np.nan, np.nan)
-    return float(low), float(high)
 
 
 def clip_design(frame: pd.DataFrame, *, stratify: bool = True) -> Design:

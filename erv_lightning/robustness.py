@@ -38,12 +38,11 @@ from erv_lightning.perturbations import PERTURBATIONS, Perturbation, distinct, p
 from erv_lightning.probes import CUES
 from erv_lightning.rl.reward_terms import ExplanationRule
 from erv_lightning.rl.rewards import label_sets
-from erv_lightning.stats.resampling import design, ratio, weights
+from erv_lightning.stats.resampling import design, interval, ratio, weights
 from erv_lightning.stats.significance import holm, mcnemar
 
 SPACES = (DFEW, MAFW, EMER, MER2023, MERR, RAVDESS, CREMAD, MELD)
 DRAWS = 1_000  # of the bootstrap
-_PERCENTILES = (2.5, 97.5)
 
 Bools = NDArray[np.bool_]
 
@@ -167,10 +166,8 @@ def _macro_f1(said: Bools, true: Bools, texts: Sequence[str]) -> dict[str, float
     every = np.concatenate(
         [ratio(weight, top, bottom)[:, 0] for weight in weights(drawn, DRAWS, np.random.default_rng(0))]
     )
-    defined = every[~np.isnan(every)]
-    low, high = np.percentile(defined, _PERCENTILES) if len(defined) else (math.nan, math.nan)
-    value = float(ratio(np.ones((1, len(texts))), top, bottom)[0, 0])
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high = interval(every)
+    return {"value": float(ratio(np.ones((1, len(texts))), top, bottom)[0, 0]), "low": low, "high": high}
 
 
 # -- emotions and label spaces that it was not made for --------------------------------------------------------------

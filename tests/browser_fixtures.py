@@ -21,9 +21,10 @@ from erv_lightning.data.readers import SyntheticClips
 Passes = Callable[[dict[str, Any]], bool]
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while Playwright is at work, other tests of the process could not start an event loop.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One browser for all tests of a process; skips where there is none, but not in continuous integration."""
+    """One browser for all tests of a module; skips where there is none, but not in continuous integration."""
     program = shutil.which("chromium")
     if program is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("chromium is not installed")
@@ -86,7 +87,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     windows.settle()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_window(chromium: Any, report_page: Path) -> Iterator[tuple[Windows, Any]]:
     """The small report, opened once: reading the charting library takes most of a test's time."""
     windows = Windows(chromium)

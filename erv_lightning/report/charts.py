@@ -311,6 +311,7 @@ def cells_figure(cells: Mapping[str, pd.DataFrame]) -> go.Figure:
                 textposition="inside",
                 insidetextanchor="middle",
                 constraintext="none",
+                insidetextfont={"color": "#111111"},  # reads on all four
                 # a pattern too, for whom the colours look alike
                 marker={"color": _CELLS[place], "pattern": {"shape": ["", "/", "", "/"][place], "solidity": 0.15}},
                 hovertext=[

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from erv_lightning.stats.resampling import Floats, Ints, design, weights
+from erv_lightning.stats.resampling import Floats, Ints, design, interval, weights
 
 DRAWS = 2_000
-_PERCENTILES = (2.5, 97.5)
 
 # rows' counts and their weights → the statistic of every draw
-_Statistic = Callable[[Floats], Floats]
+Statistic = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -59,25 +57,25 @@ def agreements(judges: Sequence[str], readings: Ints, clusters: Ints, *, draws: 
         raise ValueError(
             f"agreement needs two judges and a row, got {len(judges)} judges and readings {readings.shape}"
         )
-    found = []
+    found, units = [], clusters.astype(str).tolist()
     for a, b in combinations(range(len(judges)), 2):
         who = f"{judges[a]} and {judges[b]}"
-        found.append(_bootstrapped(f"equal: {who}", percent_agreement(readings[:, [a, b]]), clusters, draws))
-        found.append(_bootstrapped(f"Cohen's κ: {who}", cohen_kappa(readings[:, a], readings[:, b]), clusters, draws))
+        found.append(bootstrapped(f"equal: {who}", percent_agreement(readings[:, [a, b]]), units, draws))
+        found.append(bootstrapped(f"Cohen's κ: {who}", cohen_kappa(readings[:, a], readings[:, b]), units, draws))
     if len(judges) > 2:
-        found.append(_bootstrapped("Fleiss' κ: all", fleiss_kappa(readings), clusters, draws))
-    found.append(_bootstrapped("Krippendorff's α: all", krippendorff_alpha(readings), clusters, draws))
+        found.append(bootstrapped("Fleiss' κ: all", fleiss_kappa(readings), units, draws))
+    found.append(bootstrapped("Krippendorff's α: all", krippendorff_alpha(readings), units, draws))
     return found
 
 
-def percent_agreement(readings: Ints) -> _Statistic:
+def percent_agreement(readings: Ints) -> Statistic:
     """The share of pairs of judges that say the same of a row; a function of row weights, as all below."""
     counts_NK, judges = _counts(readings), readings.shape[1]
     equal_N = (counts_NK * (counts_NK - 1)).sum(axis=1) / (judges * (judges - 1))
     return lambda weight: _over(weight @ equal_N, weight.sum(axis=1))
 
 
-def cohen_kappa(a: Ints, b: Ints) -> _Statistic:
+def cohen_kappa(a: Ints, b: Ints) -> Statistic:
     """Cohen's κ = (p_o − p_e) / (1 − p_e) of two judges (Cohen 1960); −1 is a value like others.
 
     Args:
@@ -98,7 +96,7 @@ def cohen_kappa(a: Ints, b: Ints) -> _Statistic:
     return kappa
 
 
-def fleiss_kappa(readings: Ints) -> _Statistic:
+def fleiss_kappa(readings: Ints) -> Statistic:
     """Fleiss' κ of several judges (Fleiss 1971); −1 is a value like others.
 
     Args:
@@ -118,7 +116,7 @@ def fleiss_kappa(readings: Ints) -> _Statistic:
     return kappa
 
 
-def krippendorff_alpha(readings: Ints) -> _Statistic:
+def krippendorff_alpha(readings: Ints) -> Statistic:
     """Krippendorff's α for nominal values (Krippendorff 2011); −1 is a missing value.
 
     With o_ck the coincidences of values, n_c their sums and n the number of values in rows that two judges or more have
@@ -159,9 +157,15 @@ def _over(top: Floats, bottom: Floats) -> Floats:
     return quotient
 
 
-def _bootstrapped(name: str, statistic: _Statistic, clusters: Ints, draws: int) -> Agreement:
-    drawn = design(clusters.astype(str).tolist(), np.zeros(len(clusters), dtype=np.intp), stratify=False)
+def bootstrapped(name: str, statistic: Statistic, units: Sequence[str] | NDArray[np.str_], draws: int) -> Agreement:
+    """A statistic of rows with its 95 % percentile interval.
+
+    Args:
+        name: of the measure.
+        statistic: of row weights, as the functions above give it.
+        units: (N,), what each row belongs to and is drawn with: a clip, or a source.
+        draws: of the bootstrap; undefined ones are left out.
+    """
+    drawn = design(list(units), np.zeros(len(units), dtype=np.intp), stratify=False)
     every = np.concatenate([statistic(weight) for weight in weights(drawn, draws, np.random.default_rng(0))])
-    defined: NDArray[np.float64] = every[~np.isnan(every)]
-    low, high = np.percentile(defined, _PERCENTILES) if len(defined) else (np.nan, np.nan)
-    return Agreement(name, float(statistic(np.ones((1, len(clusters))))[0]), float(low), float(high))
+    return Agreement(name, float(statistic(np.ones((1, len(units))))[0]), *interval(every))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
+_PERCENTILES = (2.5, 97.5)  # of a 95 % interval
 _CHUNK = 500  # draws held in memory at once
 
 
@@ -110,6 +111,13 @@ def mean_ratio(top: Floats, bottom: Floats) -> Floats:
     undefined = np.full(top.shape[:-1], np.nan)
     mean: Floats = np.divide(each.sum(axis=-1), occurring, out=undefined, where=occurring > 0)
     return mean
+
+
+def interval(draws: Floats) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap draws (draws,); undefined ones are left out, NaN if none is defined."""
+    defined = draws[~np.isnan(draws)]
+    low, high = np.percentile(defined, _PERCENTILES) if len(defined) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def _sums(weight: Floats, of: Floats) -> Floats:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from erv_lightning.stats.resampling import Floats, Ints, design, interval, weights
 

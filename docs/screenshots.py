@@ -62,7 +62,7 @@ def responses(browser: Any, address: str, scheme: str) -> None:
     """The rollout browser with a group opened: one whose completions disagree."""
     page = window(browser, address, 1300, 820, scheme)
     run = page.evaluate(
-        "() => [...document.querySelectorAll('#filters [name=run]')].find((one, place) => place === 1).value"
+        "() => [...document.querySelectorAll('#filters [name=run]')].at(-1).value"
     )
     page.evaluate("hash => { location.hash = hash; }", CHOSEN.format(run=run))
     page.wait_for_selector(".chip")

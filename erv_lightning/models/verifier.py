@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from erv_lightning.labels import GOEMOTIONS, LabelSpace, goemotions_index
 from erv_lightning.models.tiny import tiny_verifier
@@ -57,7 +59,7 @@ class EmotionVerifier(nn.Module):
                     raise ValueError(f"{pretrained!r} is no classifier but {config.architectures}: train one from it")
                 new["id2label"] = dict(enumerate(labels))
                 new["label2id"] = {label: index for index, label in enumerate(labels)}
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _quiet(Path(pretrained).is_dir()):
                 torch.manual_seed(seed)
                 model = AutoModelForSequenceClassification.from_pretrained(pretrained, dtype=torch.float32, **new)
             return cls(model, _tokenizer(pretrained, config.model_type))
@@ -210,6 +212,19 @@ class EmotionVerifier(nn.Module):
         """Writes model and tokenizer in Hugging Face's layout."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    """No progress bar for weights that are read from a folder: a verifier is small. A download keeps its own."""
+    shown = logging.is_progress_bar_enabled()
+    if local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if local and shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(pretrained: str, model_type: str) -> Any:

@@ -87,9 +87,9 @@ def test_the_page_has_curves_comparison_confusions_and_cells(runs: list[str], tm
     assert len({figure["id"] for figure in figures}) == len(figures)
     assert all(figure["plotly"]["data"] and figure["alt"] and figure["title"] for figure in figures)
     titles = [figure["title"] for figure in sections["curves"]["figures"]]
-    assert titles == ["WAR, sft", "FCR, sft", "WAR, grpo", "FCR, grpo"]
+    assert titles == ["WAR, grpo", "FCR, grpo", "WAR, sft", "FCR, sft"]
     assert "grpo/erv 2.000" in next(one["alt"] for one in figures if one["title"] == "total reward, grpo")
-    assert [one["title"] for one in sections["reward"]["figures"]][3] == "reward: accuracy, grpo"
+    assert "reward: accuracy, grpo" in [one["title"] for one in sections["reward"]["figures"]]
 
 
 def test_the_tables_are_those_of_compare(runs: list[str], tmp_path: Path, capsys: Any) -> None:

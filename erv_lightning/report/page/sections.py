@@ -18,6 +18,7 @@ from erv_lightning.report.cells import number
 from erv_lightning.report.charts import cells_figure, comparison_figure, confusion_figure, curve_figure
 from erv_lightning.report.comparison import Row, difference_rows, disputed, facts, legend, metric_rows
 from erv_lightning.results import Arm
+from erv_lightning.runs import STAGES
 from erv_lightning.tallies import DEFINITIONS, OF_EXPLANATIONS
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def of_curves(curves: Curves, stages: Mapping[str, str]) -> list[Section]:
             stage: _curve_figures(
                 {arm: of if stages[arm] == stage else () for arm, of in curves.items()}, stage, metrics
             )
-            for stage in dict.fromkeys(stages.values())
+            for stage in sorted(dict.fromkeys(stages.values()), key=_by_importance)
         }
         shown = [figure for each in figures.values() for figure in each]
         if sum(map(bool, figures.values())) > 1:
@@ -93,6 +94,11 @@ def of_curves(curves: Curves, stages: Mapping[str, str]) -> list[Section]:
             title, text = _TITLES[key]
             sections.append(_section(key, title, f"Over optimiser steps{_bands(curves)}. {text}", shown))
     return sections
+
+
+def _by_importance(stage: str) -> int:
+    """What a report is about comes first: GRPO, which the other stages lead to."""
+    return -STAGES.index(stage) if stage in STAGES else 1
 
 
 def _curve_figures(curves: Curves, stage: str, metrics: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -61,9 +61,7 @@ def overview(browser: Any, address: str) -> None:
 def responses(browser: Any, address: str, scheme: str) -> None:
     """The rollout browser with a group opened: one whose completions disagree."""
     page = window(browser, address, 1300, 820, scheme)
-    run = page.evaluate(
-        "() => [...document.querySelectorAll('#filters [name=run]')].at(-1).value"
-    )
+    run = page.evaluate("() => [...document.querySelectorAll('#filters [name=run]')].at(-1).value")
     page.evaluate("hash => { location.hash = hash; }", CHOSEN.format(run=run))
     page.wait_for_selector(".chip")
     page.focus("#list")

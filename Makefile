@@ -11,7 +11,7 @@ VENV_PYTHON = .venv/bin/python
 
 help:
 	@echo 'make install   make .venv with pinned versions (every other verb does it where needed)'
-	@echo 'make demo      SFT, verifier, GRPO on built-in clips, then the comparison; SEEDS=3 for three seeds'
+	@echo 'make demo      SFT, verifier, GRPO on built-in clips, then comparison and report; SEEDS=3 for three seeds'
 	@echo 'make test      run the tests; ARGS="-k grpo -x" is passed on to pytest, ARGS="-n 0 …" runs one process'
 	@echo 'make lint      check format, lint and types'
 	@echo 'make bench     run the benchmarks'

@@ -27,7 +27,7 @@ USAGE = """python -m erv_lightning VERB …
   report    runs as one page for a browser, with every completion and its clip:  report runs/grpo/default
   study     ask people which of two runs explains better:  study serve runs/grpo/accuracy-seed0 runs/grpo/erv-seed0
   sweep     try many settings:  sweep -c sweeps/grpo_bayes.yaml --local
-  demo      SFT, verifier and GRPO on the built-in clips, and their comparison
+  demo      SFT, verifier and GRPO on the built-in clips, their comparison and report
 
 VERB --help tells more. ERV_DEBUG=1 shows the whole traceback of an error."""
 

@@ -1,4 +1,4 @@
-"""`demo`: the three stages on the built-in clips, each by the command a user would type, and their comparison."""
+"""`demo`: the three stages on the built-in clips, each by the command a user would type; comparison and report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from erv_lightning.commands import compare
+from erv_lightning.commands import compare, report
 from erv_lightning.errors import ConfigError
 from erv_lightning.runs import RunFolder
 
@@ -87,9 +87,11 @@ def main(argv: list[str]) -> int:
             status = subprocess.run([sys.executable, "-m", "erv_lightning", *words], check=False).returncode
             if status != 0:
                 return status
+    policies = [str(step.run.path) for step in sorted(plan, key=_arm) if step.run.stage != "verifier"]
     console.rule("[bold]comparison")
-    policies = [step.run.path for step in sorted(plan, key=_arm) if step.run.stage != "verifier"]
-    status = compare.main([*map(str, policies), "--out", str(arguments.runs / "comparison")])
+    status = compare.main([*policies, "--out", str(arguments.runs / "comparison")])
+    console.rule("[bold]report: every response beside its clip")
+    status = status or report.main([*policies, "--out", str(arguments.runs / "report.html")])
     console.print(f"took {time.monotonic() - start:.0f} s")
     return status
 

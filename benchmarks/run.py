@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks import data, evaluate, grpo_step, memory
+from benchmarks import data, evaluate, grpo_step, memory, report_page
 
 
 def main() -> None:
     data.main([])
     evaluate.main([])
     memory.main([])
+    report_page.main([])
     grpo_step.main([])
 
 

@@ -56,7 +56,7 @@ function fromBase64(text) {
 /** Base64 of gzip of JSON. Rejects with a sentence that can be shown. */
 async function readPayload() {
   if (typeof DecompressionStream === "undefined") {
-    throw new Error("This browser is too old for the report: it cannot unpack compressed data. One of 2023 or later can.");
+    throw new Error("This browser is too old for the report: it cannot unpack compressed data. One of mid-2024 or later can.");
   }
   try {
     const packed = new Blob([fromBase64(byId("data").textContent)]);

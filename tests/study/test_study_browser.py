@@ -134,6 +134,7 @@ def test_a_keyboard_is_enough(serve: Callable[..., Any], visit: Callable[..., An
     focus("a.button")
     page.keyboard.press("Enter")
     page.wait_for_selector("video")
+    page.wait_for_load_state()  # with its style sheet
     focus("video")
     page.keyboard.press("Space")  # plays
     for group in ("left", "right", "preferred"):

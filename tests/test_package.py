@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 import erv_lightning
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
 EXTRAS = [requirement for requirement in EXTRAS if requirement.name != PROJECT["name"]]  # an extra in another
@@ -179,3 +180,14 @@ def test_no_file_of_the_repository_is_large() -> None:
     large = {str(file.relative_to(ROOT)) for file in own_files() if file.stat().st_size > 1_000_000}
 
     assert large == set()
+
+
+def test_every_file_that_is_no_module_is_declared_as_data_of_the_package() -> None:
+    """Or an installed copy would lack it, while this checkout has it."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["erv_lightning"]
+    package = ROOT / "erv_lightning"
+    declared = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+
+    assert len(others) > 10
+    assert others == declared

@@ -5,7 +5,6 @@ All become one long table with the columns ``metric``, ``step``, ``value``. Know
 
 from __future__ import annotations
 
-import itertools
 import json
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,14 +112,13 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".json":
         content = _parsed(text, str(path))
         rows = content.get("log_history") if isinstance(content, dict) else content
-        places = itertools.repeat(str(path))
+        if not isinstance(rows, list):
+            raise ValueError(f"{path}: neither a list of objects nor a trainer_state.json")
+        placed = [(row, str(path)) for row in rows]
     else:
-        numbered = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        rows = [_parsed(line, f"{path}:{i}") for i, line in numbered]
-        places = (f"{path}:{i}" for i, _ in numbered)  # type: ignore[assignment]
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: neither a list of objects nor a trainer_state.json")
-    for row, place in zip(rows, places, strict=False):
+        numbered = [(f"{path}:{i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        placed = [(_parsed(line, place), place) for place, line in numbered]
+    for row, place in placed:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: not a JSON object, but {type(row).__name__}")
         yield row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from rich import box
 from rich.table import Table
@@ -15,18 +15,31 @@ from erv_lightning.analysis import Estimate
 UNDEFINED = "–"
 
 
+class WithInterval(Protocol):
+    """A number and its interval; NaN where it is undefined."""
+
+    @property
+    def value(self) -> float: ...  # noqa: D102
+
+    @property
+    def low(self) -> float: ...  # noqa: D102
+
+    @property
+    def high(self) -> float: ...  # noqa: D102
+
+
 def number(value: float, spec: str = ".3f") -> str:
     """A formatted number, a dash where it is undefined."""
     return UNDEFINED if math.isnan(value) else format(value, spec)
 
 
-def terminal(estimate: Estimate, sign: str = "", mark: str = "") -> str:
+def terminal(estimate: WithInterval, sign: str = "", mark: str = "") -> str:
     """Terminal: the interval below the value, without its leading zeros, for width."""
     low, high = (number(end, ".2f").replace("0.", ".", 1) for end in (estimate.low, estimate.high))
     return f"{number(estimate.value, sign + '.3f')}{mark}\n[dim]{low}{'…' if sign else '–'}{high}[/dim]"
 
 
-def inline(estimate: Estimate, sign: str = "", mark: str = "") -> str:
+def inline(estimate: WithInterval, sign: str = "", mark: str = "") -> str:
     """Markdown: the interval beside the value."""
     value, low, high = (number(x, sign + ".3f") for x in (estimate.value, estimate.low, estimate.high))
     return f"{value}{mark} [{low}, {high}]"

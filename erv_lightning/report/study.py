@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,6 @@ from rich.table import Table
 
 from erv_lightning.report import agreement, cells
 from erv_lightning.study.agreement import Agreed
-from erv_lightning.study.intervals import Number
 from erv_lightning.study.items import ARMS
 from erv_lightning.study.numbers import OF_ARMS, Analysis, Signs
 
@@ -54,7 +54,7 @@ def tables(analysis: Analysis) -> list[Table]:
     for name, value in _preference(analysis):
         preference.add_row(name, value)
     arms = cells.table("What raters read in the explanations", "arm", list(OF_ARMS.values()))
-    for name, values in _arms(analysis):
+    for name, values in _arms(analysis, cells.terminal):
         arms.add_row(escape(name), *values)
     agreed = cells.table("Agreement of the raters", "", ("value", "95 % interval"))
     for name, value, interval in _agreement(analysis):
@@ -74,7 +74,7 @@ def markdown(analysis: Analysis, command: str) -> str:
         "## What raters read in the explanations",
         "EEA: the emotion that is read is the clip's label; EPC: it is the arm's own answer; FCR: both; unclear: none "
         "is read.",
-        cells.grid("arm", list(OF_ARMS.values()), [[name, *values] for name, values in _arms(analysis)]),
+        cells.grid("arm", list(OF_ARMS.values()), [[name, *values] for name, values in _arms(analysis, cells.inline)]),
         "## Agreement of the raters",
         cells.grid("", ["value", "95 % interval"], _agreement(analysis)),
         " ".join(_rows_used(one) for one in analysis.agreement),
@@ -94,8 +94,8 @@ def to_json(analysis: Analysis, command: str) -> dict[str, Any]:
 
 def _preference(analysis: Analysis) -> list[list[str]]:
     return [
-        ["prefer B", _inline(analysis.preference)],
-        ["prefer the left side (0.5: sides do not matter)", _inline(analysis.left)],
+        ["prefer B", cells.inline(analysis.preference)],
+        ["prefer the left side (0.5: sides do not matter)", cells.inline(analysis.left)],
         ["majority of each clip, sign test", _signs(analysis.by_clip)],
         ["answers, binomial test", _signs(analysis.by_answer)],
     ]
@@ -106,17 +106,12 @@ def _signs(signs: Signs) -> str:
     return f"A {signs.a}, B {signs.b}{even}; p = {signs.p:.3g}"
 
 
-def _arms(analysis: Analysis) -> list[tuple[str, list[str]]]:
+def _arms(analysis: Analysis, form: Callable[..., str]) -> list[tuple[str, list[str]]]:
     rows = [
-        (f"{arm.upper()}: {name}", [_inline(analysis.of_arms[arm][key]) for key in OF_ARMS])
+        (f"{arm.upper()}: {name}", [form(analysis.of_arms[arm][key]) for key in OF_ARMS])
         for arm, name in zip(ARMS, analysis.arms, strict=True)
     ]
-    return [*rows, ("B − A", [_inline(analysis.differences[key], "+") for key in OF_ARMS])]
-
-
-def _inline(number: Number, sign: str = "") -> str:
-    value, low, high = (cells.number(one, sign + ".3f") for one in (number.value, number.low, number.high))
-    return f"{value} [{low}, {high}]"
+    return [*rows, ("B − A", [form(analysis.differences[key], "+") for key in OF_ARMS])]
 
 
 def _agreement(analysis: Analysis) -> list[list[str]]:

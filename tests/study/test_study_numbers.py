@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from itertools import product
 from typing import Any
 
@@ -11,6 +13,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy.stats import binomtest
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
@@ -205,3 +208,14 @@ def test_every_output_says_what_was_found() -> None:
     data = json.loads(json.dumps(report.to_json(found, "study analyse x"), allow_nan=False))
     assert data["preference"]["value"] == found.preference.value
     assert len(report.tables(found)) == 4
+
+
+def test_a_terminal_of_80_columns_shows_every_name_and_number() -> None:
+    frame = study(raters=4, clips=8, seed=2).assign(arm_a="grpo/accuracy-seed0", arm_b="grpo/explanation-seed0")
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    for table in report.tables(analyse(frame, draws=50)):
+        console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert not re.search(r"…\s", shown)  # nothing is cut off; within an interval … stands for "to"
+    assert all(name in shown for name in ("A: grpo/accuracy-seed0", "B: grpo/explanation-seed0", "B − A"))

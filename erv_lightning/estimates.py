@@ -252,11 +252,20 @@ def _estimate(seeds: Floats, draws: Floats, clip_draws: Floats, value: float | N
 
 def clip_design(frame: pd.DataFrame, *, stratify: bool = True) -> Design:
     """What is drawn from a table of predictions: its sources where it names them, else its clips, within classes."""
-    source = frame["source"] if "source" in frame else pd.Series("", index=frame.index)
-    named = frame["dataset"] + "/source/" + source
     # by first appearance, so that a data folder at another path changes no draw
-    units = named.where(source != "", frame["dataset"] + "/clip/" + frame["clip"])
-    return design(units.tolist(), ids(frame).label, stratify=stratify)
+    return design(clip_units(frame), ids(frame).label, stratify=stratify)
+
+
+def clip_units(frame: pd.DataFrame, clip: str = "clip") -> list[str]:
+    """What each row is drawn with: its source where that is named, else its clip.
+
+    Args:
+        frame: with ``dataset`` and, where it is known, ``source``.
+        clip: the column that tells clips apart.
+    """
+    source = frame["source"] if "source" in frame else pd.Series("", index=frame.index)
+    named: pd.Series[str] = frame["dataset"] + "/source/" + source
+    return named.where(source != "", frame["dataset"] + "/clip/" + frame[clip]).tolist()
 
 
 def how_drawn(frame: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from erv_lightning.estimates import clip_units
 from erv_lightning.stats.agreement import (
     Agreement,
     bootstrapped,
@@ -19,7 +20,6 @@ from erv_lightning.stats.agreement import (
 )
 from erv_lightning.stats.resampling import Ints
 from erv_lightning.study.answers import UNCLEAR
-from erv_lightning.study.intervals import clip_units
 from erv_lightning.study.items import ARMS
 
 
@@ -49,7 +49,7 @@ def of_explanations(frame: pd.DataFrame) -> pd.DataFrame:
     for arm in ARMS:
         row = frame["dataset"] + "/" + frame["id"] + "/" + arm
         read = _named(frame, f"conveyed_{arm}")
-        part = pd.DataFrame({"row": row, "rater": frame["rater"], "unit": clip_units(frame), "read": read})
+        part = pd.DataFrame({"row": row, "rater": frame["rater"], "unit": clip_units(frame, "id"), "read": read})
         parts.append(part.assign(**{f"judge:{name}": _named(frame, f"judge_{arm}:{name}") for name in judges}))
     return pd.concat(parts, ignore_index=True)
 
@@ -74,7 +74,7 @@ def of_raters(frame: pd.DataFrame, readings: pd.DataFrame, draws: int) -> tuple[
     """
     clips = frame["dataset"] + "/" + frame["id"]
     preferences = pd.DataFrame(
-        {"row": clips, "rater": frame["rater"], "unit": clip_units(frame), "read": frame["preferred"]}
+        {"row": clips, "rater": frame["rater"], "unit": clip_units(frame, "id"), "read": frame["preferred"]}
     )
     return (
         _agreed("which explanation fits better", preferences, draws),

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from erv_lightning.estimates import clip_units
 from erv_lightning.stats.agreement import Agreement
 from erv_lightning.stats.resampling import Floats, design, ratio, weights
 from erv_lightning.study.agreement import Agreed, majorities, of_explanations, of_judges, of_raters
 from erv_lightning.study.answers import NO, UNCLEAR, YES
 from erv_lightning.study.forms import TIE
-from erv_lightning.study.intervals import Number, clip_units
+from erv_lightning.study.intervals import Number
 from erv_lightning.study.items import ARMS
 
 DRAWS = 10_000
@@ -182,7 +183,7 @@ def _sampled(frame: pd.DataFrame, draws: int, seed: int) -> tuple[Floats, Floats
     measures = _measures(frame)[:, :, None]
     everyone = np.ones_like(measures)
     whole = np.zeros(len(frame), dtype=np.intp)
-    clips = design(clip_units(frame), whole, stratify=False)
+    clips = design(clip_units(frame, "id"), whole, stratify=False)
     raters = design(frame["rater"].tolist(), whole, stratify=False)
     both = zip(
         weights(clips, draws, np.random.default_rng([seed, 0])),
